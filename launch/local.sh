@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs a command in this project's own environment, from the project's root:
+#   ./launch/local.sh python -m emanet_jax.main --config=configs/synthrooms.py --workdir=runs/quickstart
+#   ./launch/local.sh pytest
+# The first use makes .venv from requirements.txt; so does the first use after requirements.txt changed.
+# PYTHON=/path/to/python chooses the interpreter (3.11 or later; default python3).
+set -euo pipefail
+
+if [ $# -eq 0 ]; then
+  echo "usage: launch/local.sh COMMAND [ARGUMENT ...]   e.g. launch/local.sh pytest" >&2
+  exit 2
+fi
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if ! cmp --silent requirements.txt .venv/installed.txt; then
+  python="${PYTHON:-python3}"
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "launch/local.sh: '$python' is missing or older than Python 3.11; set PYTHON=/path/to/python3.11 or later." >&2
+    exit 1
+  fi
+  echo "launch/local.sh: installing requirements.txt into .venv (once; one to five minutes)" >&2
+  "$python" -m venv .venv >&2
+  # uv resolves and installs in parallel: seconds where pip alone takes minutes.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
+  .venv/bin/python -m uv pip install --python .venv/bin/python -r requirements.txt >&2
+  cp requirements.txt .venv/installed.txt # last: an interrupted installation starts again
+fi
+
+export VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH"
+exec "$@"
