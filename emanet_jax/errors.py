@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A wrong flag, config value, file or folder; the message is one sentence that says what is right.
+    """A wrong flag, config value, file or folder; its message is one sentence with the remedy.
 
-    The commands print the message alone and exit with status 1; everything else keeps its traceback.
+    Commands print the message alone and exit with status 1; other errors keep their traceback.
     """

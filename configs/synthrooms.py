@@ -1,0 +1,24 @@
+"""Synthetic rooms: the embedded default, no download; EMA-Net on a CPU in a few minutes.
+
+python -m emanet_jax.main --config=configs/synthrooms.py --workdir=runs/quickstart
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config; `arg` is "model=NAME,backbone=NAME,variant=NAME", each part optional."""
+    config = common.default_config()
+    config.data.dataset = "synthrooms"
+    config.data.form = ""
+    config.data.image_size = (64, 96)
+    config.data.train_examples = 240
+    config.data.val_examples = 48
+    config.data.cache = True
+    config.epochs = 12.0
+    config.eval_every_epochs = 1.0
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 20
+    return common.with_argument(config, arg)

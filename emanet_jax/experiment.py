@@ -1,0 +1,151 @@
+"""From a config to everything that training and evaluation work with."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import grain
+import jax
+import ml_collections
+import optax
+from etils import epath
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from emanet_jax import metrics, models, optim, parallel, steps
+from emanet_jax.data import pipeline
+from emanet_jax.errors import UserError
+from emanet_jax.tasks import Task, tasks_for
+
+
+class Experiment(NamedTuple):
+    """What a config comes to: everything that training and evaluation work with."""
+
+    tasks: tuple[Task, ...]
+    mesh: Mesh
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    total_steps: int
+    eval_every: int
+    train_data: grain.MapDataset
+    val_source: grain.RandomAccessDataSource
+    init: Callable[[], steps.TrainState]
+    train_step: Callable[..., tuple[steps.TrainState, dict[str, jax.Array]]]
+    eval_step: Callable[..., tuple[dict[str, metrics.Sums], dict[str, jax.Array]]]
+
+    def abstract_state(self) -> steps.TrainState:
+        """Shapes, types and shardings of the state: what a checkpoint is restored into."""
+        on_all = parallel.replicated(self.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_all),
+            jax.eval_shape(self.init),
+        )
+
+
+def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
+    """Builds the data if need be, the network, the optimiser and the jitted steps.
+
+    Raises:
+        UserError: the config asks for something that does not exist or fit.
+    """
+    tasks = tasks_for(config.data.dataset, config.tasks)
+    weights = {task.name: task_weight(config, task) for task in tasks}
+    if config.image_statistics not in steps.IMAGE_STATISTICS:
+        raise UserError(
+            f"config.image_statistics is '{config.image_statistics}'; known: "
+            f"{', '.join(steps.IMAGE_STATISTICS)}."
+        )
+    mesh = parallel.make_mesh(config.mesh.rows)
+    for name in ("batch_size", "eval_batch_size"):
+        parallel.check_batch_size(name, config[name], mesh, jax.process_count())
+    image_size = tuple(config.data.image_size)
+    model = models.build(
+        config.model.name,
+        tasks,
+        backbone=config.model.backbone,
+        image_size=image_size,
+        variant=config.model.variant,
+        **config.model.overrides,
+    )
+
+    builder = pipeline.prepare(config.data)
+    train_source = pipeline.load(builder, "train")
+    train_data = pipeline.train_dataset(
+        train_source,
+        tasks,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=config.augment,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    steps_per_epoch = len(train_source) / config.batch_size
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
+    schedule = optim.make_schedule(
+        config.optimizer.schedule,
+        config.optimizer.learning_rate,
+        total_steps,
+        config.optimizer.warmup_steps,
+    )
+    optimizer = optim.make_optimizer(schedule, config.optimizer.l2, config.optimizer.clip_norm)
+
+    on_all = parallel.replicated(mesh)
+    common = {"model": model, "tasks": tasks, "statistics": config.image_statistics}
+    return Experiment(
+        tasks=tasks,
+        mesh=mesh,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        total_steps=total_steps,
+        eval_every=max(1, round(config.eval_every_epochs * steps_per_epoch)),
+        train_data=train_data,
+        val_source=pipeline.load(builder, "val"),
+        init=jax.jit(
+            functools.partial(steps.create_state, model, optimizer, image_size, config.seed),
+            out_shardings=on_all,
+        ),
+        train_step=jax.jit(
+            functools.partial(steps.train_step, weights=weights, optimizer=optimizer, **common),
+            donate_argnums=0,
+            out_shardings=on_all,
+        ),
+        eval_step=jax.jit(
+            functools.partial(steps.eval_step, **common),
+            out_shardings=(on_all, parallel.maps(mesh)),
+        ),
+    )
+
+
+def task_weight(config: ml_collections.ConfigDict, task: Task) -> float:
+    """The task's weight in the total loss; UserError if the config has none."""
+    if task.name not in config.task_weights:
+        raise UserError(f"config.task_weights has no weight for task '{task.name}'.")
+    return config.task_weights[task.name]
+
+
+def make_score(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Callable:
+    """How checkpoints are ranked, {"task/metric": value} to a number, larger is better.
+
+    Raises:
+        UserError: the metric is not one of these tasks', or delta_m has no reference.
+    """
+    name = config.checkpoint.best_metric
+    if name == "delta_m":
+        path = epath.Path(config.checkpoint.reference)
+        if not path.is_file():
+            raise UserError(
+                "config.checkpoint.best_metric is 'delta_m', but config.checkpoint.reference, "
+                f"'{path}', is no results.json of a single-task run."
+            )
+        reference = json.loads(path.read_text())
+        return lambda values: metrics.delta_m(values, reference, tasks)
+    if name.split("/")[0] not in [task.name for task in tasks]:
+        raise UserError(
+            f"config.checkpoint.best_metric is '{name}'; it must be 'delta_m' or a metric of the "
+            f"tasks that are trained, such as '{tasks[0].name}/{tasks[0].primary}'."
+        )
+    sign = 1 if metrics.higher_is_better(name) else -1
+    return lambda values: sign * values[name]

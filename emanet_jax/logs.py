@@ -1,0 +1,203 @@
+"""What a run writes for people and programs: progress lines, tables, metrics.jsonl, TensorBoard."""
+
+import io
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from clu import metric_writers, periodic_actions
+from etils import epath
+from PIL import Image
+
+from emanet_jax import workdir
+from emanet_jax.tasks import Task
+
+
+def say(text: str) -> None:
+    """Prints at once, on the first process only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+class JsonLinesWriter(metric_writers.MetricWriter):
+    """CLU writer of scalars as JSON, one line a step: {"step": 10, "train/loss": 2.3}.
+
+    Lines after `resume_step` are dropped when the file is opened: the resumed run writes them anew.
+    Pictures and texts have no place in such a file and are left to TensorBoard.
+    """
+
+    def __init__(self, path: epath.Path, resume_step: int):
+        self._path = path
+        self._lines: list[str] = []
+        for row in read_scalars(path):
+            if row["step"] <= resume_step:
+                self.write_scalars(row.pop("step"), row)
+        self.flush()
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Adds a line; NaN and infinities become null, since JSON has no word for them."""
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
+        self._lines.append(json.dumps({"step": int(step), **finite}))
+
+    def flush(self) -> None:
+        """Replaces the file at once, so that a reader never sees half of it."""
+        part = self._path.with_name(self._path.name + ".part")
+        part.write_text("".join(line + "\n" for line in self._lines))
+        part.replace(self._path)
+
+    def close(self) -> None:
+        """Flushes."""
+        self.flush()
+
+    def _leave_to_tensorboard(self, *_: Any, **__: Any) -> None:
+        pass
+
+    write_summaries = write_images = write_videos = write_audios = _leave_to_tensorboard
+    write_texts = write_histograms = write_pointcloud = write_hparams = _leave_to_tensorboard
+
+
+def read_scalars(path: epath.Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl, null as NaN; none if there is no such file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [
+        {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+        for line in lines
+    ]
+
+
+def read_evaluations(path: epath.Path) -> dict[int, dict[str, float]]:
+    """{step: {"task/metric": value}} of every evaluation in a metrics.jsonl."""
+    prefix = "eval/"
+    found = {}
+    for row in read_scalars(path):
+        values = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+        if values:
+            found[int(row["step"])] = values
+    return found
+
+
+def make_writer(directory: epath.Path, resume_step: int) -> metric_writers.MetricWriter:
+    """Writes to TensorBoard and metrics.jsonl in the background; on the first process only."""
+    if jax.process_index() > 0:
+        return metric_writers.MultiWriter([])
+    return metric_writers.AsyncMultiWriter(
+        [
+            metric_writers.SummaryWriter(str(directory / workdir.TENSORBOARD)),
+            JsonLinesWriter(directory / workdir.METRICS, resume_step),
+        ]
+    )
+
+
+class TrainLog:
+    """Progress lines for people, scalars and pictures for the writers, CLU's hooks.
+
+    A line shows step, losses per task (means over the interval), images/s and the time left.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        tasks: Sequence[Task],
+        directory: epath.Path,
+        start: int,
+        total: int,
+    ):
+        self._tasks = tasks
+        self._config, self._directory, self._total = config, directory, total
+        self._writer = make_writer(directory, start)
+        self._hooks = [periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)]
+        if config.profile:
+            logdir = directory / workdir.TENSORBOARD
+            self._hooks.append(periodic_actions.Profile(logdir=logdir, every_secs=None))
+        self._pending: list[Mapping[str, jax.Array]] = []
+        self._first = start + 1
+        if start < total:
+            say("Compiling the training step (once; about a minute on a CPU) ...")
+
+    def step(self, step: int, scalars: Mapping[str, jax.Array]) -> None:
+        """Call after every step; prints and writes at the end of a log interval."""
+        self._pending.append(scalars)
+        if step == self._first:
+            jax.block_until_ready(scalars)  # so that compiling does not count as training
+            self._restart_clock(step)
+        for hook in self._hooks:
+            hook(step)
+        if step % self._config.log_every_steps == 0 or step == self._total:
+            rows = jax.device_get(self._pending)  # the interval's only device-to-host copy
+            self._pending.clear()
+            means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+            seconds = (time.monotonic() - self._time) / max(step - self._step, 1)
+            means["images_per_second"] = self._config.batch_size / seconds
+            say(self._line(step, means, seconds))
+            self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
+            self._restart_clock(step)
+
+    def evaluation(self, step: int, values: Mapping[str, float], panel: np.ndarray) -> None:
+        """Call after an evaluation; also leaves its panel and results in the workdir."""
+        shown = "  ".join(
+            f"{t.name}/{t.primary} {values[f'{t.name}/{t.primary}']:.4g}" for t in self._tasks
+        )
+        say(f"  evaluation  {shown}")
+        self._writer.write_scalars(step, {f"eval/{k}": v for k, v in values.items()})
+        self._writer.write_images(step, {"panel": panel[None]})
+        self._writer.flush()
+        if jax.process_index() == 0:
+            png = io.BytesIO()
+            Image.fromarray(panel).save(png, format="PNG")
+            workdir.write(self._directory / workdir.PANEL, png.getvalue())
+            results = json.dumps({"step": step, **values}, indent=2) + "\n"
+            workdir.write(self._directory / workdir.RESULTS, results)
+        self._restart_clock(step)
+
+    def _line(self, step: int, means: Mapping[str, float], seconds: float) -> str:
+        losses = "  ".join(
+            f"{name.removeprefix('loss_')} {value:.3f}"
+            for name, value in means.items()
+            if name.startswith("loss") and not name.endswith("_auxiliary")
+        )
+        return (
+            f"step {step:>{len(str(self._total))}}/{self._total}  {losses}  "
+            f"{means['images_per_second']:.1f} images/s  "
+            f"{duration((self._total - step) * seconds)} left"
+        )
+
+    def _restart_clock(self, step: int) -> None:
+        self._step, self._time = step, time.monotonic()
+
+    def __enter__(self) -> "TrainLog":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._writer.write_hparams(workdir.flat(self._config))
+        self._writer.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42s, 3m10s or 2h05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    return f"{seconds // 3600}h{seconds // 60 % 60:02}m"
+
+
+def table(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Aligned text table of {column title: {metric: value}}, a metric a row."""
+    rows = list(next(iter(columns.values())))
+    lines = [
+        ["metric", *columns],
+        *([row, *(f"{column[row]:.4g}" for column in columns.values())] for row in rows),
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = [
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in pairs)
+        for pairs in (enumerate(zip(line, widths, strict=True)) for line in lines)
+    ]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])

@@ -1,0 +1,64 @@
+"""Learning-rate schedules and the optimiser chain."""
+
+import optax
+
+from emanet_jax.errors import UserError
+
+
+def cosine(learning_rate: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then half a cosine to 0 at the last step."""
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, learning_rate, warmup_steps),
+            optax.cosine_decay_schedule(learning_rate, max(total_steps - warmup_steps, 1)),
+        ],
+        [warmup_steps],
+    )
+
+
+def constant(learning_rate: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then the learning rate as it is."""
+    del total_steps
+    return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
+
+
+SCHEDULES = {"cosine": cosine, "constant": constant}
+
+
+def make_schedule(
+    name: str, learning_rate: float, total_steps: int, warmup_steps: int = 0
+) -> optax.Schedule:
+    """Learning rate by step, from the table `SCHEDULES`.
+
+    Raises:
+        UserError: the name is unknown, or the warm-up does not fit into the run.
+    """
+    if name not in SCHEDULES:
+        raise UserError(
+            f"config.optimizer.schedule is '{name}'; known schedules: {', '.join(SCHEDULES)}."
+        )
+    if not 0 <= warmup_steps <= total_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps is {warmup_steps}; it must lie between 0 and the "
+            f"run's {total_steps} steps."
+        )
+    return SCHEDULES[name](learning_rate, total_steps, warmup_steps)
+
+
+def make_optimizer(
+    schedule: optax.Schedule, l2: float, clip_norm: float | None = None
+) -> optax.GradientTransformation:
+    """Adam with an L2 term that is added to the gradient, not decoupled (torch's Adam).
+
+    Args:
+        schedule: learning rate by step.
+        l2: factor of the parameters that is added to their gradients before Adam.
+        clip_norm: largest global norm of the gradients before L2; None leaves them alone.
+    """
+    clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    return optax.chain(
+        *clip,
+        optax.add_decayed_weights(l2),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.scale_by_learning_rate(schedule),
+    )

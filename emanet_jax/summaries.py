@@ -1,0 +1,78 @@
+"""Pictures for people: image | label | prediction of every task, in the tasks' own colours."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from emanet_jax.tasks import Task
+
+_TILE_WIDTH = 256  # pixels; small maps are enlarged to about this by nearest neighbour
+_MARGIN = 6
+_TEXT = 15
+
+
+def panel(
+    images: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    predictions: Mapping[str, np.ndarray],
+    tasks: Sequence[Task],
+) -> np.ndarray:
+    """A captioned sheet, one row an image, with the legend of class colours below.
+
+    Args:
+        images: (n, h, w, 3) uint8 or in [0, 1].
+        labels: {task: (n, h, w, k)}.
+        predictions: {task: (n, h, w, k)} after the task's activation.
+        tasks: the columns, a label and a prediction each.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    if images.dtype != np.uint8:
+        images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    titles = ["image"] + [f"{t.name} {kind}" for t in tasks for kind in ("label", "prediction")]
+    rows = [
+        [image] + [t.colours(maps[t.name][i]) for t in tasks for maps in (labels, predictions)]
+        for i, image in enumerate(images)
+    ]
+    height, width = images.shape[1:3]
+    factor = max(1, round(_TILE_WIDTH / width))
+    step_x, step_y = width * factor + _MARGIN, height * factor + _MARGIN
+    top = _TEXT + 2 * _MARGIN
+    legends = [_legend(task, len(titles) * step_x) for task in tasks if task.class_names]
+    sheet_height = top + len(rows) * step_y + sum(x.height + _MARGIN for x in legends)
+    sheet = Image.new("RGB", (len(titles) * step_x + _MARGIN, sheet_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text(
+            (_MARGIN + column * step_x, _MARGIN), title, "black", ImageFont.load_default(_TEXT)
+        )
+    for r, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            tile = Image.fromarray(tile).resize((width * factor, height * factor), Image.NEAREST)
+            sheet.paste(tile, (_MARGIN + column * step_x, top + r * step_y))
+    y = top + len(rows) * step_y
+    for legend in legends:
+        sheet.paste(legend, (_MARGIN, y))
+        y += legend.height + _MARGIN
+    return np.asarray(sheet)
+
+
+def _legend(task: Task, width: int) -> Image.Image:
+    """Swatches with class names, flowing over as many lines as `width` pixels ask for."""
+    font = ImageFont.load_default(_TEXT)
+    places, x, y = [], 0, 0
+    for name in task.class_names:
+        length = int(font.getlength(name)) + _TEXT + 3 * _MARGIN
+        if x and x + length > width:
+            x, y = 0, y + _TEXT + _MARGIN
+        places.append((x, y))
+        x += length
+    legend = Image.new("RGB", (width, y + _TEXT + _MARGIN), "white")
+    draw = ImageDraw.Draw(legend)
+    for index, (name, (x, y)) in enumerate(zip(task.class_names, places, strict=True)):
+        colour = tuple(int(c) for c in task.colours(np.full((1, 1, 1), index))[0, 0])
+        draw.rectangle((x, y + 2, x + _TEXT - 2, y + _TEXT), fill=colour)
+        draw.text((x + _TEXT + _MARGIN, y), name, "black", font)
+    return legend
