@@ -34,6 +34,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.dataset = "nyuv2"
     config.data.form = "mtan"  # how the files in manual_dir are laid out
     config.data.manual_dir = ""  # the files that you have
+    config.data.negate_normals = ""  # axes of stored normals to turn round, such as "yz"
     config.data.data_dir = "data"  # where the records that are built from them go
     config.data.image_size = (288, 384)
     config.data.train_examples = 0  # counts and seed of procedural data sets

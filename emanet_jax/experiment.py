@@ -30,7 +30,7 @@ class Experiment(NamedTuple):
     total_steps: int
     eval_every: int
     train_data: grain.MapDataset
-    val_source: grain.RandomAccessDataSource
+    val_source: pipeline.Examples
     init: Callable[[], steps.TrainState]
     train_step: Callable[..., tuple[steps.TrainState, dict[str, jax.Array]]]
     eval_step: Callable[..., tuple[dict[str, metrics.Sums], dict[str, jax.Array]]]
@@ -71,7 +71,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     )
 
     builder = pipeline.prepare(config.data)
-    train_source = pipeline.load(builder, "train")
+    train_source = pipeline.load(builder, "train", cache=config.data.cache)
     train_data = pipeline.train_dataset(
         train_source,
         tasks,
@@ -102,7 +102,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         total_steps=total_steps,
         eval_every=max(1, round(config.eval_every_epochs * steps_per_epoch)),
         train_data=train_data,
-        val_source=pipeline.load(builder, "val"),
+        val_source=pipeline.load(builder, "val", cache=config.data.cache),
         init=jax.jit(
             functools.partial(steps.create_state, model, optimizer, image_size, config.seed),
             out_shardings=on_all,

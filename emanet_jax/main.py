@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from emanet_jax.errors import UserError
@@ -34,6 +34,8 @@ _CHECKPOINT = flags.DEFINE_enum(
 def _run(_: Sequence[str]) -> None:
     if _MODE.value == "train" and _CONFIG.value is None:
         raise UserError("--mode=train needs --config, such as --config=configs/synthrooms.py.")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries' notes: --verbosity=0 shows them
     # Imported here, so that flags are checked and --help answers before the libraries load.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from emanet_jax import train

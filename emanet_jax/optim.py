@@ -5,21 +5,15 @@ import optax
 from emanet_jax.errors import UserError
 
 
-def cosine(learning_rate: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then half a cosine to 0 at the last step."""
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, learning_rate, warmup_steps),
-            optax.cosine_decay_schedule(learning_rate, max(total_steps - warmup_steps, 1)),
-        ],
-        [warmup_steps],
-    )
+def cosine(learning_rate: float, steps: int) -> optax.Schedule:
+    """Half a cosine from the learning rate to 0 at the last step."""
+    return optax.cosine_decay_schedule(learning_rate, max(steps, 1))
 
 
-def constant(learning_rate: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then the learning rate as it is."""
-    del total_steps
-    return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
+def constant(learning_rate: float, steps: int) -> optax.Schedule:
+    """The learning rate as it is."""
+    del steps
+    return optax.constant_schedule(learning_rate)
 
 
 SCHEDULES = {"cosine": cosine, "constant": constant}
@@ -28,7 +22,7 @@ SCHEDULES = {"cosine": cosine, "constant": constant}
 def make_schedule(
     name: str, learning_rate: float, total_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Learning rate by step, from the table `SCHEDULES`.
+    """Learning rate by step: a linear warm-up from 0, then a schedule of the table `SCHEDULES`.
 
     Raises:
         UserError: the name is unknown, or the warm-up does not fit into the run.
@@ -42,7 +36,9 @@ def make_schedule(
             f"config.optimizer.warmup_steps is {warmup_steps}; it must lie between 0 and the "
             f"run's {total_steps} steps."
         )
-    return SCHEDULES[name](learning_rate, total_steps, warmup_steps)
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    rest = SCHEDULES[name](learning_rate, total_steps - warmup_steps)
+    return optax.join_schedules([warmup, rest], [warmup_steps])
 
 
 def make_optimizer(

@@ -104,8 +104,8 @@ def train_step(
         "loss": terms.total,
         **{f"loss_{name}": value for name, value in terms.final.items()},
         **{f"loss_{name}_auxiliary": value for name, value in terms.auxiliary.items()},
-        "grad_norm": optax.global_norm(grads),
-        "param_norm": optax.global_norm(state.params),
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(state.params),
     }
     state = state.replace(
         step=state.step + 1,

@@ -1,0 +1,78 @@
+"""The house rule: imports point one way, and what GPU machines run needs JAX, Flax and Optax only."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "emanet_jax"
+
+# What each part may import of the package; data and models never import each other.
+ALLOWED = {
+    "errors": set(),
+    "ops": set(),
+    "losses": {"ops"},
+    "metrics": {"ops"},
+    "tasks": {"errors", "losses", "metrics", "ops"},
+    "data": {"errors", "tasks", "data"},
+    "models": {"errors", "ops", "tasks", "models"},
+    "convert": {"errors", "models"},
+    "optim": {"errors"},
+    "parallel": {"errors"},
+    "steps": {"losses", "metrics", "tasks"},
+    "checkpoint": {"errors", "steps"},
+    "workdir": {"errors"},
+    "summaries": {"tasks"},
+    "main": {"errors", "train"},
+}
+JOINERS = {"train", "experiment", "logs"}  # above all the rest, so that they may import anything
+WITHOUT_TENSORFLOW = ["models", "losses", "metrics", "tasks", "steps", "optim", "convert", "parallel"]
+HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}
+
+
+def imported_parts(path: pathlib.Path) -> set[str]:
+    """Top-level parts of the package that a file imports, type-checking imports left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    names = set()
+    for node in set(ast.walk(tree)) - typing_only:
+        if isinstance(node, ast.ImportFrom) and node.module == "emanet_jax":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("emanet_jax."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("emanet_jax.")}
+    return names
+
+
+def part_of(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_point_one_way(path):
+    part = part_of(path)
+    if part == "__init__":
+        assert not imported_parts(path)
+    elif part not in JOINERS:
+        assert imported_parts(path) <= ALLOWED[part], f"{part} imports too much"
+
+
+def test_device_code_imports_without_tensorflow():
+    modules = ", ".join(f"emanet_jax.{name}" for name in WITHOUT_TENSORFLOW)
+    code = f"import sys, {modules}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(done.stdout.split())

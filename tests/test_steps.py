@@ -1,0 +1,137 @@
+"""train_step and eval_step: four devices equal one, determinism, padding, what a step changes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emanet_jax import metrics, parallel, steps
+from emanet_jax.errors import UserError
+from tests.helpers import TASKS, random_batch, tiny_model, tiny_training
+
+
+@pytest.fixture(scope="module")
+def training():
+    state, step = tiny_training(tiny_model())
+    return jax.device_get(state), step
+
+
+def run(training, mesh, count=2):
+    """The state and scalars after `count` steps on a mesh."""
+    state, step = training
+    on_all = parallel.replicated(mesh)
+    state = jax.device_put(state, on_all)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=on_all)
+    for i in range(count):
+        state, scalars = jitted(state, parallel.to_devices(random_batch(4, seed=i), mesh))
+    return jax.device_get(state), jax.device_get(scalars)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(training):
+    return run(training, parallel.make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_four_devices_equal_one(training, on_one_device, rows):
+    mesh = parallel.make_mesh(rows)
+    assert dict(mesh.shape) == {"data": 4 // rows, "rows": rows}
+    state, scalars = run(training, mesh)
+    expected_state, expected_scalars = on_one_device
+    for name, value in expected_scalars.items():
+        assert scalars[name] == pytest.approx(value, rel=1e-4), name
+    # Adam divides by the gradient's own size, so float noise in a tiny gradient moves a parameter
+    # by up to the learning rate (1e-3): compare the distance with the way that was gone.
+    start = jax.tree.leaves(training[0].params)
+    one, four = (jax.tree.leaves(s.params) for s in (expected_state, state))
+    way = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(one, start, strict=True)))
+    apart = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(one, four, strict=True)))
+    assert apart < 0.02 * way
+    for a, b in zip(
+        jax.tree.leaves(expected_state.batch_stats), jax.tree.leaves(state.batch_stats), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_moves_everything_and_again_gives_the_same_bits(training, on_one_device):
+    again, _ = run(training, parallel.make_mesh(devices=jax.devices()[:1]))
+    for a, b in zip(jax.tree.leaves(on_one_device[0]), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    start, end = training[0], on_one_device[0]
+    assert end.step == 2 and np.array_equal(start.rng, end.rng)
+    for kind in ("params", "batch_stats"):
+        changes = jax.tree.map(
+            lambda a, b: not np.array_equal(a, b), getattr(start, kind), getattr(end, kind)
+        )
+        unmoved = [
+            jax.tree_util.keystr(path)
+            for path, changed in jax.tree_util.tree_leaves_with_path(changes)
+            if not changed
+        ]
+        assert not unmoved, f"{kind} that did not move: {unmoved}"
+
+
+def test_a_state_is_the_seed_alone():
+    a, _ = tiny_training(tiny_model("hps"))
+    b, _ = tiny_training(tiny_model("hps"))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_loss_falls_on_one_batch(training):
+    state, step = training
+    jitted = jax.jit(step, donate_argnums=0)
+    batch = random_batch(4)
+    losses = []
+    for _ in range(20):
+        state, scalars = jitted(state, batch)
+        losses.append(float(scalars["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_batch_without_labels_leaves_finite_parameters(training):
+    state, step = training
+    batch = random_batch(4)
+    batch["labels"] = {t.name: np.full_like(batch["labels"][t.name], t.ignore) for t in TASKS}
+    state, scalars = jax.jit(step)(state, batch)
+    assert scalars["loss"] == 0
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params))
+
+
+def test_evaluation_ignores_padding_and_batch_size(training):
+    state, _ = training
+    evaluate = jax.jit(
+        functools.partial(steps.eval_step, model=tiny_model(), tasks=TASKS, statistics="imagenet")
+    )
+    whole = random_batch(8)
+    parts = []
+    for start in (0, 3, 6):
+        rows = np.arange(start, start + 3)
+        part = jax.tree.map(lambda x, rows=rows: x[np.minimum(rows, 7)], whole)
+        part["mask"] = rows < 8
+        parts.append(evaluate(state, part)[0])
+    total = metrics.total(parts)
+    expected = metrics.total([evaluate(state, whole)[0]])
+    for task in TASKS:
+        ours, reference = total[task.name].compute(), expected[task.name].compute()
+        assert ours == pytest.approx(reference, rel=1e-5)
+
+
+def test_images_as_bytes_or_as_floats_are_the_same():
+    image = random_batch(2)["image"]
+    for statistics in steps.IMAGE_STATISTICS:
+        as_bytes = steps.normalise(jnp.asarray(image), statistics)
+        as_floats = steps.normalise(jnp.asarray(image / np.float32(255)), statistics)
+        np.testing.assert_allclose(as_bytes, as_floats, atol=1e-6)
+    np.testing.assert_allclose(steps.normalise(jnp.asarray(image), "unit"), image / 255, atol=1e-7)
+
+
+def test_mesh_and_batch_sizes_that_do_not_fit_are_said():
+    with pytest.raises(UserError, match=r"config.mesh.rows is 3.*devices, 4"):
+        parallel.make_mesh(3)
+    mesh = parallel.make_mesh()
+    with pytest.raises(UserError, match=r"config.batch_size is 6.*multiple of 4"):
+        parallel.check_batch_size("batch_size", 6, mesh)
+    parallel.check_batch_size("batch_size", 8, mesh)
