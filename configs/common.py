@@ -67,7 +67,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.checkpoint.every_steps = 500  # beside one at every evaluation
     config.checkpoint.keep_latest = 2
     config.checkpoint.keep_best = 1
-    config.checkpoint.best_metric = "semseg/miou_percent"  # or "delta_m"
+    config.checkpoint.best_metric = ""  # "TASK/METRIC" or "delta_m"; "": the first task's primary
     config.checkpoint.reference = ""  # results.json of a single-task run, for delta_m
 
     config.mesh = ml_collections.ConfigDict()

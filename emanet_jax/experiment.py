@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from emanet_jax import metrics, models, optim, parallel, steps
+from emanet_jax.checkpoint import Score
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import Task, tasks_for
@@ -27,6 +28,7 @@ class Experiment(NamedTuple):
     model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    score: Score
     total_steps: int
     eval_every: int
     train_data: grain.MapDataset
@@ -57,6 +59,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
             f"config.image_statistics is '{config.image_statistics}'; known: "
             f"{', '.join(steps.IMAGE_STATISTICS)}."
         )
+    score = make_score(config.checkpoint, tasks)
     mesh = parallel.make_mesh(config.mesh.rows)
     for name in ("batch_size", "eval_batch_size"):
         parallel.check_batch_size(name, config[name], mesh, jax.process_count())
@@ -99,6 +102,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         model=model,
         optimizer=optimizer,
         schedule=schedule,
+        score=score,
         total_steps=total_steps,
         eval_every=max(1, round(config.eval_every_epochs * steps_per_epoch)),
         train_data=train_data,
@@ -126,26 +130,28 @@ def task_weight(config: ml_collections.ConfigDict, task: Task) -> float:
     return config.task_weights[task.name]
 
 
-def make_score(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Callable:
-    """How checkpoints are ranked, {"task/metric": value} to a number, larger is better.
+def make_score(checkpoint: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Score:
+    """How checkpoints are ranked: {"task/metric": value} to a number, larger is better.
 
     Raises:
-        UserError: the metric is not one of these tasks', or delta_m has no reference.
+        UserError: config.checkpoint.best_metric is not one of these tasks', or is delta_m without
+            a reference.
     """
-    name = config.checkpoint.best_metric
+    name = checkpoint.best_metric or f"{tasks[0].name}/{tasks[0].primary}"
     if name == "delta_m":
-        path = epath.Path(config.checkpoint.reference)
+        path = epath.Path(checkpoint.reference)
         if not path.is_file():
             raise UserError(
                 "config.checkpoint.best_metric is 'delta_m', but config.checkpoint.reference, "
-                f"'{path}', is no results.json of a single-task run."
+                f"'{checkpoint.reference}', is no results.json of a single-task run."
             )
         reference = json.loads(path.read_text())
         return lambda values: metrics.delta_m(values, reference, tasks)
-    if name.split("/")[0] not in [task.name for task in tasks]:
+    known = [f"{task.name}/{metric}" for task in tasks for metric in task.metric_names()]
+    if name not in known:
         raise UserError(
-            f"config.checkpoint.best_metric is '{name}'; it must be 'delta_m' or a metric of the "
-            f"tasks that are trained, such as '{tasks[0].name}/{tasks[0].primary}'."
+            f"config.checkpoint.best_metric is '{name}'; it must be delta_m or one of "
+            f"{', '.join(known)}."
         )
     sign = 1 if metrics.higher_is_better(name) else -1
     return lambda values: sign * values[name]

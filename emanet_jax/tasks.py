@@ -62,6 +62,11 @@ class Task:
         """Where a label (..., k) carries information: bool (..., 1)."""
         return (label != self.ignore).any(axis=-1, keepdims=True)
 
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metric's values, as `metric(...).compute()` gives them."""
+        nothing = jnp.zeros((1, 1, 1, self.label_channels))
+        return tuple(self.metric(nothing, nothing, nothing[..., :1] > 0).compute())
+
     def colours(self, values: np.ndarray) -> np.ndarray:
         """Picture (h, w, 3) uint8 of a label or activated prediction; invalid pixels are black."""
         values = np.asarray(values)
@@ -154,6 +159,7 @@ def normals(loss: Callable[[Array, Array, Array], Array] = losses.cosine) -> Tas
         to_rgb=_vectors_rgb,
         flip=lambda label: label * np.array([-1, 1, 1], label.dtype),
         zoom=_unit_or_zero,
+        nearest=False,
     )
 
 

@@ -15,7 +15,7 @@ from emanet_jax import logs, metrics, parallel, steps, summaries, workdir
 from emanet_jax.checkpoint import Checkpoints
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import Experiment, make_experiment, make_score
+from emanet_jax.experiment import Experiment, make_experiment
 from emanet_jax.logs import say
 from emanet_jax.tasks import Task
 
@@ -84,6 +84,7 @@ def evaluate_split(
         batch_size=config.eval_batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        threads=config.data.threads,
     )
     values, first = evaluate(experiment, state, batches)
     return values, make_panel(first, experiment.tasks, config.panel_images)
@@ -95,7 +96,7 @@ def open_checkpoints(
     """The run's checkpoints, ranked as the config says."""
     return Checkpoints(
         directory / workdir.CHECKPOINTS,
-        make_score(config, experiment.tasks),
+        experiment.score,
         config.checkpoint.keep_latest,
         config.checkpoint.keep_best,
     )

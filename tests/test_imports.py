@@ -1,4 +1,4 @@
-"""The house rule: imports point one way, and what GPU machines run needs JAX, Flax and Optax only."""
+"""The house rule: imports point one way; device code needs JAX, Flax and Optax only."""
 
 import ast
 import pathlib
@@ -30,7 +30,16 @@ ALLOWED = {
     "main": {"errors", "train"},
 }
 JOINERS = {"train", "experiment", "logs"}  # above all the rest, so that they may import anything
-WITHOUT_TENSORFLOW = ["models", "losses", "metrics", "tasks", "steps", "optim", "convert", "parallel"]
+WITHOUT_TENSORFLOW = [
+    "models",
+    "losses",
+    "metrics",
+    "tasks",
+    "steps",
+    "optim",
+    "convert",
+    "parallel",
+]
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}
 
 

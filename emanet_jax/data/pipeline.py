@@ -1,0 +1,158 @@
+"""From built records to batches, with Grain: any position is reached at once.
+
+The training stream is an endless sequence of samples, reshuffled every epoch; global batch i holds
+its samples [i B, (i + 1) B) and process p of n gets rows [p b, (p + 1) b) of it, b = B / n. All
+randomness depends on the seed and a sample's position in that stream alone, so neither the number
+of processes nor threads nor an interruption changes a batch.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from emanet_jax.data import augment as augmentation
+from emanet_jax.data import specs
+from emanet_jax.data.augment import Sample
+from emanet_jax.errors import UserError
+from emanet_jax.tasks import Task
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+Batch = dict[str, Any]
+Examples = Sequence[dict[str, Any]]
+
+
+def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
+    """Builds the data set of config.data if it is not there yet; checks its shards.
+
+    Several processes may call this at once: one builds, the others wait.
+
+    Raises:
+        UserError: unknown data set, wrong source file, damaged shard.
+    """
+    from emanet_jax.data import store  # imports TFDS
+
+    spec = specs.spec_for(data)
+    return store.build(lambda: spec.builder(data), Path(data.data_dir).expanduser() / spec.name)
+
+
+def load(builder: "tfds.core.DatasetBuilder", split: str, *, cache: bool = False) -> Examples:
+    """The examples of a split by index; `cache` decodes all of them into memory first."""
+    from emanet_jax.data import store
+
+    source = store.Source(builder, split)
+    return [source[i] for i in range(len(source))] if cache else source
+
+
+def train_dataset(
+    source: Examples,
+    tasks: Sequence[Task],
+    *,
+    batch_size: int,
+    seed: int,
+    augment: ConfigDict,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """The endless training stream; item i is this process's share of global batch i.
+
+    Args:
+        source: examples by index.
+        tasks: whose labels a batch holds.
+        batch_size: of the global batch.
+        seed: of order and augmentation.
+        augment: config.augment, with the booleans flip and scale_crop.
+        process_index: which process this is.
+        process_count: how many share a batch.
+
+    Raises:
+        UserError: the batch cannot be shared evenly, or there are no examples.
+    """
+    rows = _rows_per_process(batch_size, process_count)
+    if not len(source):
+        raise UserError(f"{source}: there is nothing to train on.")
+    # One epoch's order in Grain depends on seed + epoch: spread seeds, or neighbours would overlap.
+    order_seed, noise_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
+    flip, scale_crop = augment.flip, augment.scale_crop
+
+    def augmented(position: int, example: dict[str, Any]) -> Sample:
+        rng = np.random.default_rng((noise_seed, position))
+        sample = _sample(example, tasks)
+        return augmentation.augment(sample, tasks, rng, flip=flip, scale_crop=scale_crop)
+
+    stream = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
+    return stream.map_with_index(augmented).batch(rows)[process_index::process_count]
+
+
+@contextlib.contextmanager
+def train_batches(
+    dataset: grain.MapDataset, start: int = 0, threads: int = 4, prefetch: int = 4
+) -> Iterator[Iterator[Batch]]:
+    """Opens an iterator of batches from position `start` on; reading ends with the `with` block.
+
+    Args:
+        dataset: of `train_dataset`.
+        start: index of the first batch.
+        threads: that read and augment; 0 reads in the caller's thread.
+        prefetch: batches to hold ready.
+    """
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(prefetch, threads) if threads else 0
+    )
+    iterator = iter(dataset[start:].to_iter_dataset(options))
+    try:
+        yield iterator
+    finally:
+        # An open thread iterator keeps the interpreter from ending.
+        iterator.close()
+
+
+def eval_batches(
+    source: Examples,
+    tasks: Sequence[Task],
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> Iterator[Batch]:
+    """Every image exactly once, in order, not augmented; the last batch is padded.
+
+    All processes get equally many batches. Padding has zeros for the image, every label ignored and
+    mask False.
+    """
+    rows = _rows_per_process(batch_size, process_count)
+    padding = _padding(source[0], tasks)
+
+    def sample(index: int) -> Sample:
+        return _sample(source[index], tasks) if index < len(source) else padding
+
+    padded = -(-len(source) // batch_size) * batch_size
+    dataset = grain.MapDataset.range(padded).map(sample).batch(rows)[process_index::process_count]
+    with train_batches(dataset, threads=threads, prefetch=threads) as batches:
+        yield from batches
+
+
+def _rows_per_process(batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"a global batch of {batch_size} cannot be shared by {process_count} processes: "
+            "choose a positive multiple of their number."
+        )
+    return batch_size // process_count
+
+
+def _sample(example: dict[str, Any], tasks: Sequence[Task]) -> Sample:
+    labels = {task.name: example[task.name] for task in tasks}
+    return {"image": example["image"], "labels": labels, "mask": np.True_}
+
+
+def _padding(example: dict[str, Any], tasks: Sequence[Task]) -> Sample:
+    labels = {task.name: np.full_like(example[task.name], task.ignore) for task in tasks}
+    return {"image": np.zeros_like(example["image"]), "labels": labels, "mask": np.False_}

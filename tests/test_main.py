@@ -1,0 +1,254 @@
+"""The command line, as a user meets it: train, stop, go on, evaluate, and every wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from emanet_jax import logs, train, workdir
+from emanet_jax.errors import UserError
+from tests import tiny
+from tests.conftest import ROOT
+from tests.data.layouts import write_mtan
+
+STEPS = 12  # of tests/tiny.py: 3 epochs of 16 images in batches of 4
+
+
+def start(*args: str) -> subprocess.Popen:
+    """The command line in its own process, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "emanet_jax.main", *args],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*args: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    process = start(*args)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def checkpoint_bytes(directory, config):
+    """Every array of the latest checkpoint, by path."""
+    import jax
+
+    from emanet_jax.experiment import make_experiment
+
+    experiment = make_experiment(config)
+    with train.open_checkpoints(config, epath.Path(directory), experiment) as checkpoints:
+        state, position = checkpoints.restore(
+            checkpoints.latest_step(), experiment.abstract_state()
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return position, {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("records")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """A run that nobody disturbed: its directory and what it printed."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    status, out, err = run(
+        "--config=tests/tiny.py", f"--workdir={directory}", f"--config.data.data_dir={data_dir}"
+    )
+    assert status == 0, err
+    return directory, out
+
+
+def tiny_config(data_dir):
+    config = tiny.get_config()
+    with config.unlocked():
+        config.data.data_dir = str(data_dir)
+    return config
+
+
+def test_a_run_shows_progress_and_leaves_everything(finished):
+    directory, out = finished
+    assert f"step {STEPS}/{STEPS}  loss " in out
+    for word in ("semseg", "depth", "normals", "images/s", "left", "best checkpoint: "):
+        assert word in out
+    best = out.split("best checkpoint: ")[1].split()[0]
+    assert (epath.Path(best) / "state").is_dir()
+    with Image.open(directory / workdir.PANEL) as panel:
+        assert panel.width > 7 * 200  # image, and a label and a prediction for three tasks
+    results = json.loads((directory / workdir.RESULTS).read_text())
+    assert results["step"] == STEPS and 0 <= results["semseg/miou_percent"] <= 100
+    assert json.loads((directory / workdir.CONFIG).read_text())["batch_size"] == 4
+    assert "kernel" in (directory / workdir.PARAMETERS).read_text()
+    assert list((directory / workdir.TENSORBOARD).glob("events.out.tfevents.*"))
+    evaluations = logs.read_evaluations(epath.Path(directory) / workdir.METRICS)
+    assert list(evaluations) == [4, 8, 12]
+    assert evaluations[12] == {k: v for k, v in results.items() if k != "step"}
+    # The latest two checkpoints, and the best.
+    kept = {int(p.name) for p in (directory / workdir.CHECKPOINTS).iterdir() if p.name.isdecimal()}
+    best_step = max(evaluations, key=lambda step: evaluations[step]["semseg/miou_percent"])
+    assert kept == {8, 12, best_step}
+    assert int(best.rsplit("/", 1)[1]) == best_step
+
+
+def test_tensorboard_holds_scalars_pictures_and_hyperparameters(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(finished[0] / workdir.TENSORBOARD), {"tensors": 0})
+    accumulator.Reload()
+    tags = accumulator.Tags()["tensors"]
+    for tag in ("train/loss", "train/learning_rate", "eval/depth/rmse_m", "steps_per_sec"):
+        assert tag in tags
+    assert "panel" in tags
+    summary = accumulator.SummaryMetadata("_hparams_/session_start_info")
+    assert b"model.name" in summary.plugin_data.content
+
+
+def test_stopped_by_sigterm_and_started_again_ends_in_the_same_bits(finished, tmp_path, data_dir):
+    args = ("--config=tests/tiny.py", f"--workdir={tmp_path}", f"--config.data.data_dir={data_dir}")
+    process = start(*args)
+    for line in process.stdout:
+        if line.startswith("step  6/"):  # between two evaluations
+            process.send_signal(signal.SIGTERM)
+            break
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Stopped by SIGTERM at step " in out
+    stopped = int(out.split("at step ")[1].split("/")[0])
+    assert 6 <= stopped < STEPS
+    config = tiny_config(data_dir)
+    assert checkpoint_bytes(tmp_path, config)[0] == stopped
+
+    status, out, err = run(*args)
+    assert status == 0, err
+    assert f"Going on from {tmp_path}/checkpoints/{stopped}" in out
+    position, resumed = checkpoint_bytes(tmp_path, config)
+    _, uninterrupted = checkpoint_bytes(finished[0], config)
+    assert position == STEPS
+    for name, value in uninterrupted.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    ours, theirs = (
+        logs.read_evaluations(epath.Path(d) / workdir.METRICS) for d in (tmp_path, finished[0])
+    )
+    assert ours == theirs
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished, data_dir):
+    before = (finished[0] / workdir.METRICS).read_text()
+    train.train_and_evaluate(tiny_config(data_dir), finished[0])
+    after = (finished[0] / workdir.METRICS).read_text()
+    assert before == after
+
+
+def test_mode_eval_repeats_the_numbers_of_the_run(finished, capsys):
+    evaluations = logs.read_evaluations(epath.Path(finished[0]) / workdir.METRICS)
+    train.evaluate_workdir(finished[0], "latest")
+    printed = capsys.readouterr().out
+    assert f"latest (step {STEPS})" in printed
+    for name, value in evaluations[STEPS].items():
+        row = next(line for line in printed.splitlines() if line.startswith(f"{name} "))
+        assert float(row.split()[1]) == pytest.approx(value, rel=2e-3)  # printed to 4 digits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nyuv2_trains_from_a_folder_of_npy_files(tmp_path, dtype):
+    write_mtan(tmp_path / "nyuv2", 8, 3, dtype=dtype)
+    arguments = [
+        "--config=tests/tiny.py:model=hps",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.dataset=nyuv2",
+        "--config.data.form=mtan",
+        f"--config.data.manual_dir={tmp_path / 'nyuv2'}",
+        f"--config.data.data_dir={tmp_path / 'records'}",
+        "--config.epochs=1",
+    ]
+    status, out, err = run(*arguments)
+    assert status == 0, err
+    assert "step 2/2" in out and "best checkpoint: " in out
+
+
+TINY = "--config=tests/tiny.py"
+WRONG_COMMANDS = {
+    "no config": (["--workdir=x"], "--mode=train needs --config"),
+    "no workdir": ([TINY], "--workdir"),
+    "config file": (
+        ["--config=configs/nope.py"],
+        "--config=configs/nope.py: there is no such file",
+    ),
+    "config argument": ([f"{TINY}:modle=hps"], "'modle=hps' is not understood"),
+    "config key": ([TINY, "--config.data.sise=3"], "--config.data.sise=3: the config has no key"),
+    "config value": ([TINY, "--config.batch_size=many"], "batch_size=many"),
+    "flag": ([TINY, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+    "model": ([f"{TINY}:model=emanet", "--workdir=x"], "unknown model 'emanet'; choose from"),
+    "workdir without a run": (["--mode=eval", "--workdir=nowhere"], "nowhere holds no run"),
+}
+
+
+@pytest.mark.parametrize("args, sentence", WRONG_COMMANDS.values(), ids=WRONG_COMMANDS)
+def test_a_wrong_command_is_one_line_and_status_1(args, sentence):
+    status, _, err = run(*args)
+    assert status == 1
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and sentence in lines[0], err
+    assert not (ROOT / "x").exists() and not (ROOT / "nowhere").exists()
+
+
+WRONG_CONFIGS = {
+    "backbone": ({"model.backbone": "vgg"}, "unknown backbone 'vgg'; choose from"),
+    "variant": ({"model.variant": "new"}, "unknown variant 'new'; choose from"),
+    "task": ({"tasks": ("semseg", "sky")}, "choose one or more of semseg, depth, normals"),
+    "task weight": ({"task_weights": {"semseg": 1.0}}, "no weight for task 'depth'"),
+    "data set": ({"data.dataset": "mars"}, "data set 'mars'"),
+    "form": ({"data.dataset": "nyuv2", "data.form": "zip"}, "config.data.form is 'zip'"),
+    "image size": ({"data.image_size": (32, 50)}, "multiples of 32"),
+    "examples": ({"data.train_examples": 0}, "config.data.train_examples is 0"),
+    "statistics": ({"image_statistics": "x"}, "config.image_statistics is 'x'"),
+    "batch size": ({"batch_size": 6}, "config.batch_size is 6; it must be a multiple of 4"),
+    "rows": ({"mesh.rows": 3}, "config.mesh.rows is 3"),
+    "schedule": ({"optimizer.schedule": "x"}, "known schedules: cosine, constant"),
+    "warm-up": ({"optimizer.warmup_steps": 99}, "config.optimizer.warmup_steps is 99"),
+    "best metric": ({"checkpoint.best_metric": "sky/miou"}, "best_metric is 'sky/miou'"),
+    "its name": ({"checkpoint.best_metric": "semseg/miou"}, "best_metric is 'semseg/miou'"),
+    "reference": ({"checkpoint.best_metric": "delta_m"}, "config.checkpoint.reference"),
+    "no folder": ({"data.dataset": "nyuv2", "data.form": "mtan"}, "manual_dir is empty"),
+    "folder": (
+        {"data.dataset": "nyuv2", "data.form": "mtan", "data.manual_dir": "/nowhere"},
+        "there is no folder /nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("changes, sentence", WRONG_CONFIGS.values(), ids=WRONG_CONFIGS)
+def test_a_wrong_config_is_one_sentence_and_leaves_nothing(changes, sentence, tmp_path, data_dir):
+    config = tiny_config(data_dir)
+    with config.unlocked():
+        for key, value in changes.items():
+            *path, last = key.split(".")
+            holder = config[path[0]] if path else config
+            holder[last] = value
+    with pytest.raises(UserError) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_run_is_refused_and_left_alone(finished, data_dir):
+    before = (finished[0] / workdir.CONFIG).read_text()
+    config = tiny_config(data_dir)
+    with config.unlocked():
+        config.model.name = "hps"
+        config.model.overrides = {}
+    with pytest.raises(UserError, match=r"model.name = 'ema_net', not 'hps'"):
+        train.train_and_evaluate(config, finished[0])
+    assert (finished[0] / workdir.CONFIG).read_text() == before
