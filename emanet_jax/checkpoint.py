@@ -76,9 +76,9 @@ class Checkpoints:
         """The best checkpoint that was evaluated, or None."""
         return self._manager.best_step()
 
-    def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that a checkpoint was saved with."""
-        return dict(self._manager.metrics(step))
+    def wait(self) -> None:
+        """Until everything that was saved is on disk and may be the best."""
+        self._manager.wait_until_finished()
 
     def path(self, step: int) -> epath.Path:
         """Folder of a checkpoint."""
@@ -88,5 +88,5 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()

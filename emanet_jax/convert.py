@@ -1,16 +1,16 @@
 """Weights of the reference PyTorch networks to ours and back, by a table of names, strictly.
 
-A parameter of ours has a path, say `backbone/stage2_0/branch_0_1/unit1/conv/kernel`; the rules below
-rewrite it step by step into the name that the reference has for it.
+A parameter of ours has a path, say `backbone/stage2_0/branch_0_1/unit1/conv/kernel`; the rules
+rewrite it step by step into the reference's name, `backbone.stage2.0.branches.0.1.conv1.weight`.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from emanet_jax.errors import UserError
@@ -89,7 +89,7 @@ def import_torch(
         or arrays of another shape.
     """
     targets = _by_torch_name(variables, model_name)
-    counters = {name for name in state_dict if _counted(name) in targets}
+    counters = {f"{_module(name)}.num_batches_tracked" for name in targets if _is_variance(name)}
     missing = sorted(targets.keys() - state_dict.keys())
     surplus = sorted(state_dict.keys() - targets.keys() - counters)
     if missing or surplus:
@@ -102,10 +102,8 @@ def import_torch(
         value = _from_torch(np.asarray(state_dict[name]))
         if value.shape != target.shape:
             misshapen.append(f"{name} gives {value.shape} for {'/'.join(path)} {target.shape}")
-        keep_numpy = isinstance(target, np.ndarray)
-        values[path] = (
-            value.astype(target.dtype) if keep_numpy else jnp.asarray(value, target.dtype)
-        )
+        as_array = np.asarray if isinstance(target, np.ndarray) else jnp.asarray
+        values[path] = as_array(value, target.dtype)
     if misshapen:
         raise UserError(
             f"the state dict is of another {model_name} (shapes in our layouts): "
@@ -120,9 +118,8 @@ def export_torch(variables: Mapping[str, Any], model_name: str) -> dict[str, np.
     state_dict = {}
     for name, (_, value) in _by_torch_name(variables, model_name).items():
         state_dict[name] = _to_torch(np.asarray(value))
-        if name.endswith("running_var"):
-            counter = name.removesuffix("running_var") + "num_batches_tracked"
-            state_dict[counter] = np.zeros((), np.int64)
+        if _is_variance(name):
+            state_dict[f"{_module(name)}.num_batches_tracked"] = np.zeros((), np.int64)
     return state_dict
 
 
@@ -132,22 +129,25 @@ def _by_torch_name(variables: Mapping[str, Any], model_name: str) -> dict[str, t
         raise UserError(f"unknown model {model_name!r}; choose from {', '.join(MODEL_RULES)}.")
     return {
         torch_name("/".join(path[1:]), model_name): (path, value)
-        for path, value in flatten_dict(jax.tree.map(lambda x: x, dict(variables))).items()
+        for path, value in flatten_dict(unfreeze(variables)).items()
     }
 
 
-def _counted(name: str) -> str:
-    """The running mean beside a `num_batches_tracked`, a name that nothing has for all others."""
-    return re.sub(r"num_batches_tracked$", "running_mean", name) if "num_" in name else ""
+def _is_variance(name: str) -> bool:
+    return name.endswith(".running_var")
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _variant_hint(missing: list[str], surplus: list[str]) -> str:
-    """Says so if all that is wrong is that the released code shares one fusion between the tasks."""
-    if all(".fusion." in name for name in (*missing, *surplus)):
-        return " (one fusion for all tasks, or one for each? build the network with variant=" + (
-            '"released" for this file)' if len(missing) > len(surplus) else '"paper" for this file)'
-        )
-    return ""
+    """Names the variant of the file if all that is wrong is how many fusions there are."""
+    if not (missing and surplus and all(".fusion." in name for name in missing + surplus)):
+        return ""
+    one_for_all = any(name.endswith(".fusion.weight") for name in surplus)
+    variant = "released" if one_for_all else "paper"
+    return f' (its fusions are those of variant="{variant}": build the network with that)'
 
 
 def _from_torch(value: np.ndarray) -> np.ndarray:

@@ -95,6 +95,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     optimizer = optim.make_optimizer(schedule, config.optimizer.l2, config.optimizer.clip_norm)
 
     on_all = parallel.replicated(mesh)
+    jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
     common = {"model": model, "tasks": tasks, "statistics": config.image_statistics}
     return Experiment(
         tasks=tasks,
@@ -107,16 +108,16 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         eval_every=max(1, round(config.eval_every_epochs * steps_per_epoch)),
         train_data=train_data,
         val_source=pipeline.load(builder, "val", cache=config.data.cache),
-        init=jax.jit(
+        init=jit(
             functools.partial(steps.create_state, model, optimizer, image_size, config.seed),
             out_shardings=on_all,
         ),
-        train_step=jax.jit(
+        train_step=jit(
             functools.partial(steps.train_step, weights=weights, optimizer=optimizer, **common),
             donate_argnums=0,
             out_shardings=on_all,
         ),
-        eval_step=jax.jit(
+        eval_step=jit(
             functools.partial(steps.eval_step, **common),
             out_shardings=(on_all, parallel.maps(mesh)),
         ),

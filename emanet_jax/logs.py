@@ -156,13 +156,10 @@ class TrainLog:
         self._restart_clock(step)
 
     def _line(self, step: int, means: Mapping[str, float], seconds: float) -> str:
-        losses = "  ".join(
-            f"{name.removeprefix('loss_')} {value:.3f}"
-            for name, value in means.items()
-            if name.startswith("loss") and not name.endswith("_auxiliary")
-        )
+        losses = "  ".join(f"{t.name} {means[f'loss_{t.name}']:.3f}" for t in self._tasks)
+        done = f"step {step:>{len(str(self._total))}}/{self._total}"
         return (
-            f"step {step:>{len(str(self._total))}}/{self._total}  {losses}  "
+            f"{done}  loss {means['loss']:.3f} ({losses})  "
             f"{means['images_per_second']:.1f} images/s  "
             f"{duration((self._total - step) * seconds)} left"
         )

@@ -7,11 +7,13 @@
 Started again with the same flags, it goes on where it stopped.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from emanet_jax.errors import UserError
@@ -31,11 +33,22 @@ _CHECKPOINT = flags.DEFINE_enum(
 )
 
 
+def _set_up_logs() -> None:
+    """This package's notes as plain lines; the libraries' only if --verbosity asks for them."""
+    if not flags.FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("emanet_jax")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+
+
 def _run(_: Sequence[str]) -> None:
     if _MODE.value == "train" and _CONFIG.value is None:
         raise UserError("--mode=train needs --config, such as --config=configs/synthrooms.py.")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the libraries' notes: --verbosity=0 shows them
+    _set_up_logs()
     # Imported here, so that flags are checked and --help answers before the libraries load.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from emanet_jax import train

@@ -57,10 +57,11 @@ def evaluate(
         batch_sums, predictions = experiment.eval_step(state, batch)
         sums.append(batch_sums)
         first = first or {**batch, "predictions": predictions}
+    totals = metrics.total(sums)
     values = {
-        f"{task}/{name}": value
-        for task, task_sums in metrics.total(sums).items()
-        for name, value in task_sums.compute().items()
+        f"{task.name}/{name}": value
+        for task in experiment.tasks
+        for name, value in totals[task.name].compute().items()
     }
     return values, multihost_utils.process_allgather(first, tiled=True)
 
@@ -180,11 +181,12 @@ def _describe(config: ml_collections.ConfigDict, directory: epath.Path, state: A
 
 def _report(directory: epath.Path, checkpoints: Checkpoints) -> str:
     """The end of a run: every metric at the first, best and last evaluation, and where to look."""
+    checkpoints.wait()
     evaluations = logs.read_evaluations(directory / workdir.METRICS)
     first, last, best = min(evaluations), max(evaluations), checkpoints.best_step()
     columns = {
         f"first ({first})": evaluations[first],
-        f"best ({best})": checkpoints.metrics(best),
+        f"best ({best})": evaluations[best],
         f"last ({last})": evaluations[last],
     }
     return "\n".join(

@@ -165,7 +165,7 @@ def test_mode_eval_repeats_the_numbers_of_the_run(finished, capsys):
 def test_nyuv2_trains_from_a_folder_of_npy_files(tmp_path, dtype):
     write_mtan(tmp_path / "nyuv2", 8, 3, dtype=dtype)
     arguments = [
-        "--config=tests/tiny.py:model=hps",
+        "--config=tests/tiny.py",
         f"--workdir={tmp_path / 'run'}",
         "--config.data.dataset=nyuv2",
         "--config.data.form=mtan",

@@ -6,18 +6,20 @@ Form `mtan`: ROOT/{train,val}/{image,label,depth,normal}/{i}.npy, the copy that 
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from ml_collections import ConfigDict
 
 from emanet_jax.data import specs, store
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import NYU13
+
+_LOG = logging.getLogger(__name__)
 
 # Folder of each field and the number of its channels; 0: the files have no channel axis.
 FIELDS = {"image": 3, "label": 0, "depth": 1, "normal": 3}
@@ -78,7 +80,7 @@ def builder(data: ConfigDict) -> Nyuv2:
     for split in SPLITS:
         count, official = len(indices(root, split)), specs.DATASETS["nyuv2"].splits[split]
         if count != official:
-            logging.warning("%s/%s has %d images; NYUv2 has %d.", root, split, count, official)
+            _LOG.warning("%s/%s has %d images; NYUv2 has %d.", root, split, count, official)
     image_size = tuple(data.image_size)
     _check_image_size(root, image_size)
     negated = f"_negated-{data.negate_normals}" if data.negate_normals else ""

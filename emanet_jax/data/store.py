@@ -2,17 +2,19 @@
 
 import contextlib
 import fcntl
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from array_record.python import array_record_module
 from google.protobuf import json_format
 
 from emanet_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 def info(
@@ -74,7 +76,7 @@ def build(
     with _alone(folder):
         # Nobody else builds while we hold the lock, so these are remains of killed builds.
         for stale in folder.glob("*/incomplete.*"):
-            logging.info("Removing the unfinished build %s.", stale)
+            _LOG.info("Removing the unfinished build %s.", stale)
             shutil.rmtree(stale)
         try:
             builder = make_builder()
@@ -85,7 +87,7 @@ def build(
             ) from error
         place = Path(builder.data_dir)
         if not place.exists():
-            logging.info("Building %s.", place)
+            _LOG.info("Building %s.", place)
             _generate(builder, place)
         verify(builder)
     return builder
