@@ -7,21 +7,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from emanet_jax.resize import bilinear
+from emanet_jax.ops import bilinear, unit_vectors, widen
 
 if TYPE_CHECKING:
     from emanet_jax.models import Predictions
     from emanet_jax.tasks import Task
-
-
-def at_least_float32(x: Array) -> Array:
-    """Raises half precision to float32; float32 and float64 stay as they are."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def unit_vectors(x: Array, eps: float = 1e-12) -> Array:
-    """Divides x (..., c) by its Euclidean norm over c; finite value and gradient at zero."""
-    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps * eps))
 
 
 def masked_mean(values: Array, valid: Array) -> Array:
@@ -39,24 +29,24 @@ def cross_entropy(prediction: Array, label: Array, valid: Array) -> Array:
         valid: (b, h, w, 1) bool.
     """
     label = jnp.where(valid, label, 0)[..., 0].astype(jnp.int32)
-    values = optax.softmax_cross_entropy_with_integer_labels(at_least_float32(prediction), label)
+    values = optax.softmax_cross_entropy_with_integer_labels(widen(prediction), label)
     return masked_mean(values, valid[..., 0])
 
 
 def l1(prediction: Array, label: Array, valid: Array) -> Array:
     """Mean absolute error of (b, h, w, 1), in the label's unit."""
-    return masked_mean(jnp.abs(at_least_float32(prediction) - label), valid)
+    return masked_mean(jnp.abs(widen(prediction) - label), valid)
 
 
 def cosine(prediction: Array, label: Array, valid: Array) -> Array:
     """1 - <normalised prediction, label> for unit vectors (b, h, w, 3), valid (b, h, w, 1)."""
-    product = jnp.sum(unit_vectors(at_least_float32(prediction)) * label, axis=-1, keepdims=True)
+    product = jnp.sum(unit_vectors(widen(prediction)) * label, axis=-1, keepdims=True)
     return masked_mean(1 - product, valid)
 
 
 def normals_l1(prediction: Array, label: Array, valid: Array) -> Array:
     """Sum over the 3 channels of |normalised prediction - label|, valid (b, h, w, 1)."""
-    error = jnp.abs(unit_vectors(at_least_float32(prediction)) - label)
+    error = jnp.abs(unit_vectors(widen(prediction)) - label)
     return masked_mean(jnp.sum(error, axis=-1, keepdims=True), valid)
 
 

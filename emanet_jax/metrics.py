@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from emanet_jax.losses import at_least_float32, unit_vectors
+from emanet_jax.ops import unit_vectors, widen
 
 if TYPE_CHECKING:
     from emanet_jax.tasks import Task
@@ -115,7 +115,7 @@ class DepthErrors(Sums):
         Predictions are cut to at least 1e-9 where a logarithm or ratio needs it;
         `released=True` cuts them for every error, as the reference code does.
         """
-        prediction = at_least_float32(prediction)
+        prediction = widen(prediction)
         positive = jnp.maximum(prediction, 1e-9)
         prediction = positive if released else prediction
         label = jnp.where(valid, label, 1)
@@ -161,7 +161,7 @@ class AngleErrors(Sums):
     @classmethod
     def of(cls, prediction: Array, label: Array, valid: Array) -> "AngleErrors":
         """Sums over vectors (b, h, w, 3), valid (b, h, w, 1)."""
-        p, q = unit_vectors(at_least_float32(prediction)), unit_vectors(at_least_float32(label))
+        p, q = unit_vectors(widen(prediction)), unit_vectors(widen(label))
         # Half-angle form: arccos of a product loses half of the digits near 0 and 180 degrees.
         apart, along = jnp.linalg.norm(p - q, axis=-1), jnp.linalg.norm(p + q, axis=-1)
         angle = jnp.rad2deg(2 * jnp.arctan2(apart, along))[..., None]

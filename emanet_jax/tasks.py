@@ -15,6 +15,7 @@ from jax import Array
 
 from emanet_jax import losses, metrics
 from emanet_jax.errors import UserError
+from emanet_jax.ops import unit_vectors, widen
 
 
 def _unchanged(label: np.ndarray, *_: float) -> np.ndarray:
@@ -120,7 +121,7 @@ def depth(limit: float = 10.0) -> Task:
         label_dtype=np.float32,
         ignore=0,
         loss=losses.l1,
-        activation=losses.at_least_float32,
+        activation=widen,
         metric=metrics.DepthErrors.of,
         primary="rmse_m",
         to_rgb=functools.partial(_colour_map_rgb, limit=limit),
@@ -153,7 +154,7 @@ def normals(loss: Callable[[Array, Array, Array], Array] = losses.cosine) -> Tas
         label_dtype=np.float32,
         ignore=0,
         loss=loss,
-        activation=lambda prediction: losses.unit_vectors(losses.at_least_float32(prediction)),
+        activation=lambda prediction: unit_vectors(widen(prediction)),
         metric=metrics.AngleErrors.of,
         primary="mean_deg",
         to_rgb=_vectors_rgb,

@@ -1,0 +1,1 @@
+"""Backbones: images (b, H, W, 3) to a list of maps, finest first."""
