@@ -52,6 +52,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
         UserError: the config asks for something that does not exist or fit.
     """
+    _check_counts(config)
     tasks = tasks_for(config.data.dataset, config.tasks)
     weights = {task.name: task_weight(config, task) for task in tasks}
     if config.image_statistics not in steps.IMAGE_STATISTICS:
@@ -64,6 +65,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     for name in ("batch_size", "eval_batch_size"):
         parallel.check_batch_size(name, config[name], mesh, jax.process_count())
     image_size = tuple(config.data.image_size)
+    parallel.check_rows(image_size, mesh)
     model = models.build(
         config.model.name,
         tasks,
@@ -122,6 +124,22 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
             out_shardings=(on_all, parallel.maps(mesh)),
         ),
     )
+
+
+def _check_counts(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for a count that must be positive and is not."""
+    counts = {
+        "epochs": config.epochs,
+        "eval_every_epochs": config.eval_every_epochs,
+        "log_every_steps": config.log_every_steps,
+        "panel_images": config.panel_images,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "checkpoint.keep_latest": config.checkpoint.keep_latest,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
+    }
+    for key, value in counts.items():
+        if value <= 0:
+            raise UserError(f"config.{key} is {value}; it must be positive.")
 
 
 def task_weight(config: ml_collections.ConfigDict, task: Task) -> float:

@@ -4,8 +4,8 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
@@ -15,7 +15,9 @@ from etils import epath
 from PIL import Image
 
 from emanet_jax import workdir
-from emanet_jax.tasks import Task
+
+if TYPE_CHECKING:
+    from emanet_jax.experiment import Experiment
 
 
 def say(text: str) -> None:
@@ -86,6 +88,9 @@ def make_writer(directory: epath.Path, resume_step: int) -> metric_writers.Metri
     """Writes to TensorBoard and metrics.jsonl in the background; on the first process only."""
     if jax.process_index() > 0:
         return metric_writers.MultiWriter([])
+    import tensorflow as tf  # what CLU writes TensorBoard's files with
+
+    tf.config.set_visible_devices([], "GPU")  # its memory is for JAX
     return metric_writers.AsyncMultiWriter(
         [
             metric_writers.SummaryWriter(str(directory / workdir.TENSORBOARD)),
@@ -103,14 +108,15 @@ class TrainLog:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        tasks: Sequence[Task],
+        experiment: "Experiment",
         directory: epath.Path,
         start: int,
-        total: int,
     ):
-        self._tasks = tasks
-        self._config, self._directory, self._total = config, directory, total
+        self._config, self._directory = config, directory
+        self._tasks, self._schedule = experiment.tasks, experiment.schedule
+        self._total = total = experiment.total_steps
         self._writer = make_writer(directory, start)
+        self._writer.write_hparams(workdir.flat(config))
         self._hooks = [periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)]
         if config.profile:
             logdir = directory / workdir.TENSORBOARD
@@ -133,6 +139,7 @@ class TrainLog:
             self._pending.clear()
             means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
             seconds = (time.monotonic() - self._time) / max(step - self._step, 1)
+            means["learning_rate"] = float(self._schedule(step - 1))
             means["images_per_second"] = self._config.batch_size / seconds
             say(self._line(step, means, seconds))
             self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
@@ -171,7 +178,6 @@ class TrainLog:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._writer.write_hparams(workdir.flat(self._config))
         self._writer.close()
 
 

@@ -48,6 +48,20 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh, processes: int = 1)
         )
 
 
+def check_rows(image_size: tuple[int, int], mesh: Mesh) -> None:
+    """Raises UserError unless every device that shares an image gets 64 of its rows.
+
+    Then the coarsest maps (1/32) keep two rows a device. With one, XLA's partitioner computes wrong
+    gradients of 3 x 3 convolutions, without a word (measured with JAX 0.10.2).
+    """
+    rows = mesh.shape["rows"]
+    if rows > 1 and image_size[0] % (64 * rows):
+        raise UserError(
+            f"config.mesh.rows is {rows} but images are {image_size[0]} pixels high; their height "
+            f"must be a multiple of {64 * rows}."
+        )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array: the train state."""
     return NamedSharding(mesh, P())

@@ -125,7 +125,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
             say(f"Going on from {checkpoints.path(latest)}.")
         _describe(config, directory, state)
         with (
-            logs.TrainLog(config, experiment.tasks, directory, start, total) as log,
+            logs.TrainLog(config, experiment, directory, start) as log,
             pipeline.train_batches(
                 experiment.train_data, start, config.data.threads, config.data.prefetch
             ) as batches,
@@ -133,11 +133,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
             for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
                 batch = parallel.to_devices(batch, experiment.mesh)
                 state, scalars = experiment.train_step(state, batch)
-                log.step(step, {**scalars, "learning_rate": experiment.schedule(step - 1)})
+                log.step(step, scalars)
                 if step % experiment.eval_every == 0 or step == total:
                     values, panel = evaluate_split(config, experiment, state)
-                    checkpoints.save(state, step, values)
                     log.evaluation(step, values, panel)
+                    checkpoints.save(state, step, values)
                 elif step % config.checkpoint.every_steps == 0:
                     checkpoints.save(state, step)
                 if stop.received and step < total:

@@ -10,7 +10,7 @@ from emanet_jax.tasks import tasks_for
 
 TASKS = tasks_for("synthrooms")
 WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 1.0}
-SIZE = (32, 64)
+SIZE = (128, 32)  # tall enough to share its rows between two devices
 
 
 def tiny_model(name: str = "ema_net"):
@@ -35,7 +35,7 @@ def random_batch(b: int, seed: int = 0, size: tuple[int, int] = SIZE):
     return {"image": image, "labels": labels, "mask": np.ones(b, bool)}
 
 
-def tiny_training(model, total_steps: int = 10, learning_rate: float = 1e-3):
+def tiny_training(model, total_steps: int = 100, learning_rate: float = 1e-3):
     """A fresh state and the jitted training step of a tiny network."""
     schedule = optim.make_schedule("cosine", learning_rate, total_steps)
     optimizer = optim.make_optimizer(schedule, l2=1e-4, clip_norm=None)

@@ -212,6 +212,8 @@ WRONG_CONFIGS = {
     "data set": ({"data.dataset": "mars"}, "data set 'mars'"),
     "form": ({"data.dataset": "nyuv2", "data.form": "zip"}, "config.data.form is 'zip'"),
     "image size": ({"data.image_size": (32, 50)}, "multiples of 32"),
+    "epochs": ({"epochs": -1.0}, "config.epochs is -1.0; it must be positive"),
+    "interval": ({"log_every_steps": 0}, "config.log_every_steps is 0; it must be positive"),
     "examples": ({"data.train_examples": 0}, "config.data.train_examples is 0"),
     "statistics": ({"image_statistics": "x"}, "config.image_statistics is 'x'"),
     "batch size": ({"batch_size": 6}, "config.batch_size is 6; it must be a multiple of 4"),
