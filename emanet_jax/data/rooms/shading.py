@@ -54,6 +54,11 @@ def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.einsum("...k,...k->...", first, second)
 
 
+def _inverse(slope: np.ndarray) -> np.ndarray:
+    """1 / slope; a ray along a face gets a tiny slope, so that no infinity meets a zero."""
+    return 1 / np.where(slope == 0, np.float32(1e-12), slope)
+
+
 def _light_and_contact(
     room: Room, points: np.ndarray, limit: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -69,16 +74,16 @@ def _light_and_contact(
     offsets = np.tile(_LAMP_OFFSETS, (h // 3 + 1, w // 3 + 1, 1))[:h, :w]
     lamps = room.lamp.astype(np.float32) + np.float32(0.15) * offsets
     towards = np.ascontiguousarray(np.moveaxis(lamps, -1, 0)) - points
-    upward = 1 / towards[1]
+    upward = _inverse(towards[1])
     halves, yaws = room.boxes.halves, room.boxes.yaws
     largest = SHELL + np.argsort(-halves[SHELL:].prod(1), kind="stable")[:limit]
     for k in largest:
         c, s = np.float32(np.cos(yaws[k])), np.float32(np.sin(yaws[k]))
         x, y, z = (points[a] - np.float32(room.boxes.centres[k, a]) for a in range(3))
         slabs = (
-            (c * x - s * z, 1 / (c * towards[0] - s * towards[2])),
+            (c * x - s * z, _inverse(c * towards[0] - s * towards[2])),
             (y, upward),
-            (s * x + c * z, 1 / (s * towards[0] + c * towards[2])),
+            (s * x + c * z, _inverse(s * towards[0] + c * towards[2])),
         )
         entry, leave = np.float32(-np.inf), np.float32(np.inf)
         squared = np.float32(0)
