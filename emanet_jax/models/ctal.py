@@ -16,7 +16,6 @@ the sum over p may go inside, where it leaves c x c matrices S and no P x P arra
 """
 
 import functools
-import itertools
 import logging
 import math
 from collections.abc import Mapping
@@ -25,101 +24,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
 from emanet_jax.errors import UserError
+from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.models.blocks import Conv, Dtype, fan_in_uniform
 from emanet_jax.ops import bilinear, unit_vectors, wide_dtype
 
 FUSIONS = ("task_specific", "shared")
 QUADRATIC_BYTES = 512 * 2**20  # "auto" never makes P x P arrays that take more than this together
-BETWEEN_ARRAYS = 100  # cost of a multiply-add there, in those of a product: 145 on 4 CPU cores
-
-# Every implementation maps
-#   f (b, h, w, n, c): unit vectors of the n tasks,
-#   v (b, h, w, s, u, c): values; fusion s serves u tasks: (s, u) = (n, 1), or (1, n) when shared,
-#   kernel (s, 3, 3, n, P) and bias (s, P): the fusions,
-# to the diffused values sum_p V(p) G(i, p) as (b, h, w, s, u, c), accumulated in float32 or better.
+MOMENTS = {"mu", "nu", "trace"}  # Optax's names for running means of gradients and their squares
+BETWEEN_ARRAYS = 50  # cost of a multiply-add there, in those of a product: see benchmarks/NOTES.md
 
 
-def grouped_conv(f: jax.Array, v: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """The definition, word for word. O(P^2) memory, and slow backwards: the oracle for the rest."""
-    b, h, w, n, c = f.shape
-    s, pixels, dtype = len(kernel), h * w, wide_dtype(f.dtype)
-    flat = f.reshape(b, pixels, n, c)
-    affinity = jnp.einsum("bpkc,bikc->bpik", flat, flat, preferred_element_type=dtype)
-    affinity = affinity.reshape(b, h, w, pixels * n)  # interleaved: channel i * n + k
-    diffused = []
-    for group in range(s):
-        mixed = lax.conv_general_dilated(
-            affinity,
-            kernel[group].astype(dtype),
-            window_strides=(1, 1),
-            padding=[(1, 1), (1, 1)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=pixels,
-        )  # (b, h, w, P)
-        mixed = (mixed + bias[group]).reshape(b, pixels, pixels)
-        values = v[:, :, :, group].reshape(b, pixels, -1)
-        diffused.append(jnp.einsum("bpi,bpx->bix", mixed, values, preferred_element_type=dtype))
-    return jnp.stack(diffused, axis=2).reshape(v.shape)
-
-
-def shifted(f: jax.Array, v: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """9 n shifted multiply-adds for the convolution. O(P^2) memory, least work at small P."""
-    b, h, w, n, c = f.shape
-    s, pixels, dtype = len(kernel), h * w, wide_dtype(f.dtype)
-    flat = f.reshape(b, pixels, n, c)
-    affinity = jnp.einsum("bikc,bpkc->bkip", flat, flat, preferred_element_type=dtype)
-    affinity = affinity.reshape(b, n, pixels, h, w)
-    affinity = jnp.pad(affinity, [(0, 0)] * 3 + [(1, 1), (1, 1)])
-    mixed = bias[None, :, :, None, None].astype(dtype)  # (1, s, P, 1, 1), soon (b, s, P, h, w)
-    for k in range(n):
-        for dy, dx in itertools.product(range(3), range(3)):
-            weight = kernel[:, dy, dx, k, :, None, None].astype(dtype)  # (s, P, 1, 1)
-            mixed = mixed + weight * affinity[:, k, None, :, dy : dy + h, dx : dx + w]
-    mixed = mixed.reshape(b, s, pixels, pixels)
-    values = v.reshape(b, pixels, s, -1)
-    diffused = jnp.einsum("bsip,bpsx->bisx", mixed, values, preferred_element_type=dtype)
-    return diffused.reshape(v.shape)
-
-
-def factorized(f: jax.Array, v: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """The sum over p moved inside: O(P c + n^2 c^2) memory.
-
-    One offset at a time; the backward pass keeps S of each and recomputes the rest. Offsets along
-    rows are static slices, so that an image whose rows are sharded exchanges one row with its
-    neighbours and an all-reduce of S, and nothing else.
-    """
-    _, h, w, n, _ = f.shape
-    s, dtype = len(kernel), wide_dtype(f.dtype)
-    weights = kernel.reshape(s, 3, 3, n, h, w).transpose(1, 2, 4, 5, 0, 3)  # (3, 3, h, w, s, n)
-    padded = jnp.pad(f, [(0, 0), (1, 1), (1, 1), (0, 0), (0, 0)])
-
-    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("S"))
-    def add_offset(rows: jax.Array, total: jax.Array, offset: tuple) -> tuple[jax.Array, None]:
-        dx, weight = offset
-        neighbours = lax.dynamic_slice_in_dim(rows, dx, w, axis=2)
-        matrix = jnp.einsum("bhwsuv,bhwkc->bsuvkc", v, neighbours, preferred_element_type=dtype)
-        matrix = checkpoint_name(matrix, "S").astype(f.dtype)
-        weighted = weight[..., None].astype(f.dtype) * f[:, :, :, None]  # (b, h, w, s, n, c)
-        step = jnp.einsum("bhwskc,bsuvkc->bhwsuv", weighted, matrix, preferred_element_type=dtype)
-        return total + step, None
-
-    sums = v.sum((1, 2), dtype=dtype)  # (b, s, u, c)
-    total = jnp.einsum("shw,bsuv->bhwsuv", bias.reshape(s, h, w).astype(dtype), sums)
-    for dy in range(3):
-        add = functools.partial(add_offset, padded[:, dy : dy + h])
-        total, _ = lax.scan(add, total, (jnp.arange(3), weights[dy]))
-    return total
-
-
-IMPLEMENTATIONS = {"factorized": factorized, "shifted": shifted, "grouped_conv": grouped_conv}
-
-
-def choose_implementation(b: int, n: int, c: int, pixels: int, fusions: int, itemsize: int) -> str:
-    """What "auto" means for a batch of b: the fewer operations, within QUADRATIC_BYTES.
+def choose_implementation(
+    b: int, n: int, c: int, pixels: int, fusions: int, itemsize: int
+) -> tuple[str, str]:
+    """What "auto" means for a batch of b, and why: the fewer operations, within QUADRATIC_BYTES.
 
     Multiply-adds per image: `shifted` takes 2 P^2 n c in products (affinities, diffusion) and
     9 P^2 n fusions between arrays (mixing); `factorized` 18 P n^2 c^2 in products (S and its use).
@@ -129,14 +49,12 @@ def choose_implementation(b: int, n: int, c: int, pixels: int, fusions: int, ite
         "shifted": pixels**2 * (2 * n * c + BETWEEN_ARRAYS * 9 * n * fusions),
         "factorized": 18 * pixels * (n * c) ** 2,
     }
-    size = b * (n + fusions) * pixels**2 * itemsize
-    choice = min(work, key=work.get) if size <= QUADRATIC_BYTES else "factorized"
-    _log_once(
-        f"CTAL runs {choice}: {n} tasks, {pixels} pixels, {c} channels; operations per image "
-        f"{ {name: f'{count:.2g}' for name, count in work.items()} }, P x P arrays of the batch "
-        f"{size / 2**20:.0f} MiB of at most {QUADRATIC_BYTES / 2**20:.0f}."
-    )
-    return choice
+    choice = min(work, key=work.get)
+    why = ", ".join(f"{name} {count:.2g}" for name, count in work.items()) + " operations per image"
+    if choice == "shifted" and b * (n + fusions) * pixels**2 * itemsize > QUADRATIC_BYTES:
+        choice = "factorized"
+        why = f"P x P arrays of the batch would take more than {QUADRATIC_BYTES / 2**20:.0f} MiB"
+    return choice, f"{n} tasks, {pixels} pixels, {c} channels: {why}"
 
 
 @functools.cache
@@ -216,13 +134,14 @@ class CrossTaskAffinity(nn.Module):
         name = self.implementation
         if name == "auto":
             itemsize = wide_dtype(v.dtype).itemsize
-            name = choose_implementation(b, n, c, h * w, s, itemsize)
-        diffused = IMPLEMENTATIONS[name](f, v, kernel, bias).reshape(b, h, w, n, c)
+            name, why = choose_implementation(b, n, c, h * w, s, itemsize)
+            if not self.is_initializing():  # there the batch is not the one to come
+                _log_once(f"CTAL runs {name} ({why}).")
+        diffused = IMPLEMENTATIONS[name](f, v, kernel, bias).reshape(b, h, w, n * c)
+        parts = jnp.split(diffused, n, axis=-1)  # backwards one array, where n slices would be n
         return {
-            task: (self.gamma * diffused[:, :, :, k] + (1 - self.gamma) * features[task]).astype(
-                v.dtype
-            )
-            for k, task in enumerate(tasks)
+            task: (self.gamma * part + (1 - self.gamma) * features[task]).astype(v.dtype)
+            for task, part in zip(tasks, parts, strict=True)
         }
 
 
@@ -235,10 +154,13 @@ def adapt_resolution(params: Any, old_hw: tuple[int, int], new_hw: tuple[int, in
     """Params whose fusions were made for features of one grid, resized for another.
 
     A fusion is a field over the grid: it is resampled bilinearly, and multiplied by P_old / P_new
-    because the diffusion sums over P pixels. Everything else is returned as it is.
+    because the diffusion sums over P pixels. Adam's moments of a fusion are resampled only: with
+    more pixels, a weight has more terms to act on and a smaller share of the mean loss, so that its
+    slopes stay what they were. Everything else is returned as it is.
 
     Args:
-      params: any tree that holds `fusion` kernels (3, 3, n, P) and biases (P,).
+      params: any tree that holds `fusion` kernels (3, 3, n, P) and biases (P,), such as a network's
+        params or a whole TrainState.
       old_hw: the features' grid (image size / 4 on HRNet) that they were made for.
       new_hw: the grid to run at.
 
@@ -256,7 +178,8 @@ def adapt_resolution(params: Any, old_hw: tuple[int, int], new_hw: tuple[int, in
                 f"{name} was made for {leaf.shape[-1]} pixels, not for old_hw = {old_hw}."
             )
         field = jnp.moveaxis(leaf.reshape(-1, *old_hw), 0, -1)[None]
-        field = bilinear(field, new_hw) * (old / new)
+        scale = 1 if MOMENTS & set(name.split("/")) else old / new
+        field = bilinear(field, new_hw) * scale
         return jnp.moveaxis(field[0], -1, 0).reshape(*leaf.shape[:-1], new)
 
     return jax.tree_util.tree_map_with_path(adapt, params)

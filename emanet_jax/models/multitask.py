@@ -41,7 +41,7 @@ class HardSharing(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> Predictions:
+    def __call__(self, images: jax.Array, train: bool = False) -> Predictions:
         """Images (b, H, W, 3) to predictions."""
         unit = partial(ConvNorm, train=train, dtype=self.dtype)
         x = concat_at_finest(self.backbone(images, train))
@@ -65,7 +65,7 @@ class SingleScale(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> Predictions:
+    def __call__(self, images: jax.Array, train: bool = False) -> Predictions:
         """Images (b, H, W, 3) to predictions, with one auxiliary level."""
         unit = partial(ConvNorm, train=train, dtype=self.dtype)
         x = concat_at_finest(self.backbone(images, train))

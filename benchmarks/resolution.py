@@ -1,0 +1,82 @@
+"""Evaluates a trained run at other resolutions than its own, CTAL's fusions adapted.
+
+    python -m benchmarks.resolution --workdir=runs/quickstart \\
+        --image_size=64,96 --image_size=128,192
+
+Restores the run's best checkpoint, passes the state through `models.ctal.adapt_resolution`, and
+evaluates on the evaluation split at each size. Sizes are multiples of 32. For a data set that is
+built from files of one size, the data for another size must be there (config.data).
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+from etils import epath
+
+from benchmarks.timing import size
+from emanet_jax import logs, parallel, steps, train, workdir
+from emanet_jax.errors import UserError
+from emanet_jax.experiment import make_experiment
+from emanet_jax.models.ctal import adapt_resolution
+
+STRIDE = 4  # of the grid that CTAL works on, in pixels of the image, for the HRNet backbones
+
+
+def at_size(
+    config: ml_collections.ConfigDict, image_size: tuple[int, int]
+) -> ml_collections.ConfigDict:
+    """The config of a run, for images of another size."""
+    config = copy.deepcopy(config).unlock()
+    config.data.image_size = image_size
+    return config.lock()
+
+
+def restore(config: ml_collections.ConfigDict, directory: epath.Path) -> steps.TrainState:
+    """The best checkpoint of a run."""
+    experiment = make_experiment(config)
+    with train.open_checkpoints(config, directory, experiment) as checkpoints:
+        step = checkpoints.best_step()
+        if step is None:
+            raise UserError(f"{directory} holds no checkpoint yet; train it first.")
+        return checkpoints.restore(step, experiment.abstract_state())[0]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Parses the flags, evaluates and prints a table; returns {size: {"task/metric": value}}."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=epath.Path, required=True, help="folder of a run")
+    parser.add_argument(
+        "--image_size", type=size, action="append", required=True, help="H,W; may be repeated"
+    )
+    parser.add_argument(
+        "--data_dir", default=None, help="instead of the run's config.data.data_dir"
+    )
+    args = parser.parse_args(argv)
+
+    directory = args.workdir.absolute()
+    config = workdir.load_config(directory)
+    if args.data_dir is not None:
+        config.data.data_dir = args.data_dir
+    state = restore(config, directory)
+    trained = tuple(config.data.image_size)
+    columns = {}
+    for image_size in args.image_size:
+        grids = [tuple(side // STRIDE for side in hw) for hw in (trained, image_size)]
+        experiment = make_experiment(at_size(config, image_size))
+        adapted = jax.device_put(
+            adapt_resolution(state, *grids), parallel.replicated(experiment.mesh)
+        )
+        name = "x".join(map(str, image_size))
+        columns[name], _ = train.evaluate_split(config, experiment, adapted)
+    print(f"trained at {trained[0]}x{trained[1]}, evaluated at:")
+    print(logs.table(columns))
+    return columns
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The benchmarks run, and what they write can be read; nothing here looks at a clock."""
+
+import csv
+import math
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import cityscapes_step, ctal
+from emanet_jax.models.affinity import IMPLEMENTATIONS
+from tests.conftest import ROOT
+from tests.test_imports import HEAVY
+
+
+def test_ctal_measures_every_implementation(tmp_path, capsys):
+    rows = ctal.main(["--points=2x3x2x4,3x4x2x4x2", f"--out={tmp_path}"])
+    assert [row.implementation for row in rows] == [*IMPLEMENTATIONS] * 2
+    for row in rows:
+        numbers = [x for x in row if isinstance(x, float)]
+        assert len(numbers) == 8
+        assert all(math.isfinite(x) and x >= 0 for x in numbers)
+        assert max(row.value_error, row.gradient_error) < 2e-5
+        assert row.train_gflop > row.forward_gflop > 0
+    with (tmp_path / "ctal.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["pixels"] for row in table] == ["6"] * 3 + ["12"] * 3
+    assert set(table[0]) == set(ctal.Row._fields)
+    assert (tmp_path / "ctal.png").stat().st_size > 1000
+    assert "2x3x2x4x1" in capsys.readouterr().out
+
+
+def test_ctal_says_what_it_leaves_out(tmp_path, capsys):
+    rows = ctal.main(["--points=2x3x2x4", "--budget_gib=0", f"--out={tmp_path}"])
+    measured = {row.implementation for row in rows if math.isfinite(row.train_s)}
+    assert measured == {"factorized"}
+    assert "shifted      2x3x2: train left out" in capsys.readouterr().out
+
+
+def test_exponent_is_the_slope_in_logarithms():
+    rows = [ctal.Row("x", 1, p, 3, 128, 1, p, "x", train_s=5 * p**1.5) for p in (10, 100, 1000)]
+    assert ctal.exponent(rows, "train_s") == pytest.approx(1.5)
+    assert math.isnan(ctal.exponent(rows[:1], "train_s"))
+
+
+@pytest.mark.parametrize("flag", ["--points=72x96", "--implementations=fast"])
+def test_ctal_refuses_what_it_does_not_know(flag, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        ctal.main([flag, f"--out={tmp_path}"])
+    assert flag.partition("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_cityscapes_step_reports_memory(capsys):
+    cityscapes_step.main(["--image_size=32,64", "--backbone=hrnet_tiny"])
+    printed = capsys.readouterr().out
+    assert "CTAL on 128 pixels" in printed
+    assert "step 1: loss" in printed
+
+
+def test_benchmarks_import_without_tensorflow():
+    code = "import sys, benchmarks.ctal, benchmarks.cityscapes_step; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(done.stdout.split())
