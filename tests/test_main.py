@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from benchmarks import resolution
 from emanet_jax import logs, train, workdir
 from emanet_jax.errors import UserError
 from tests import tiny
@@ -159,6 +160,15 @@ def test_mode_eval_repeats_the_numbers_of_the_run(finished, capsys):
     for name, value in evaluations[STEPS].items():
         row = next(line for line in printed.splitlines() if line.startswith(f"{name} "))
         assert float(row.split()[1]) == pytest.approx(value, rel=2e-3)  # printed to 4 digits
+
+
+def test_a_run_is_evaluated_at_another_size(finished, capsys):
+    arguments = [f"--workdir={finished[0]}", "--image_size=32,64", "--image_size=64,96"]
+    columns = resolution.main(arguments)
+    evaluations = logs.read_evaluations(epath.Path(finished[0]) / workdir.METRICS)
+    assert any(columns["32x64"] == pytest.approx(e, rel=1e-5) for e in evaluations.values())
+    assert all(np.isfinite(value) for value in columns["64x96"].values())
+    assert "trained at 32x64, evaluated at:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
