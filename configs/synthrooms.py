@@ -2,8 +2,8 @@
 
 python -m emanet_jax.main --config=configs/synthrooms.py --workdir=runs/quickstart
 
-180 steps, about 6 minutes on 2 cores; ends near 17 % mean IoU, 0.64 m depth RMSE and 33 degrees mean
-angle between normals.
+180 steps, about 6 minutes on 2 cores; ends near 17 % mean IoU, 0.64 m depth RMSE and 33 degrees
+mean angle between normals.
 """
 
 import ml_collections
