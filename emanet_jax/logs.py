@@ -143,6 +143,7 @@ class TrainLog:
             means["images_per_second"] = self._config.batch_size / seconds
             say(self._line(step, means, seconds))
             self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
+            self._writer.flush()  # what a person reads, and what a killed run leaves
             self._restart_clock(step)
 
     def evaluation(self, step: int, values: Mapping[str, float], panel: np.ndarray) -> None:

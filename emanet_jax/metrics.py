@@ -4,6 +4,7 @@ Sums make a metric exact for any split into batches, devices and processes. Name
 `_percent`, `_m` (metres), `_deg` (degrees).
 """
 
+import abc
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from emanet_jax.tasks import Task
 
 
-class Sums(struct.PyTreeNode):
+class Sums(struct.PyTreeNode, abc.ABC):
     """A metric's sums over valid pixels; `a + b` is the metric of both sets of pixels."""
 
     def __add__(self, other: Self) -> Self:
         return jax.tree.map(operator.add, self, other)
 
+    @abc.abstractmethod
     def compute(self) -> dict[str, float]:
         """The metric's values by name, from sums on the host; NaN where no pixel was valid."""
-        raise NotImplementedError(type(self).__name__)
 
 
 def total(batches: Sequence[Sums]) -> Sums:

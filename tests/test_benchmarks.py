@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import cityscapes_step, ctal
+from benchmarks import cityscapes_step, ctal, ctal_report
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from tests.conftest import ROOT
 from tests.test_imports import HEAVY
@@ -38,9 +38,11 @@ def test_ctal_says_what_it_leaves_out(tmp_path, capsys):
 
 
 def test_exponent_is_the_slope_in_logarithms():
-    rows = [ctal.Row("x", 1, p, 3, 128, 1, p, "x", train_s=5 * p**1.5) for p in (10, 100, 1000)]
-    assert ctal.exponent(rows, "train_s") == pytest.approx(1.5)
-    assert math.isnan(ctal.exponent(rows[:1], "train_s"))
+    rows = [
+        ctal_report.Row("x", 1, p, 3, 128, 1, p, "x", train_s=5 * p**1.5) for p in (10, 100, 1000)
+    ]
+    assert ctal_report.exponent(rows, "train_s") == pytest.approx(1.5)
+    assert math.isnan(ctal_report.exponent(rows[:1], "train_s"))
 
 
 @pytest.mark.parametrize("flag", ["--points=72x96", "--implementations=fast"])
