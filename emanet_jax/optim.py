@@ -16,7 +16,25 @@ def constant(learning_rate: float, steps: int) -> optax.Schedule:
     return optax.constant_schedule(learning_rate)
 
 
-SCHEDULES = {"cosine": cosine, "constant": constant}
+def cosine_restarts(learning_rate: float, steps: int) -> optax.Schedule:
+    """Two half cosines with a warm restart between: 1/3 of the steps, then the other 2/3."""
+    first = steps // 3
+    return optax.join_schedules(
+        [cosine(learning_rate, first), cosine(learning_rate, steps - first)], [first]
+    )
+
+
+def halved(learning_rate: float, steps: int) -> optax.Schedule:
+    """The learning rate, and half of it from the middle of the run on (MTAN's recipe)."""
+    return optax.piecewise_constant_schedule(learning_rate, {steps // 2: 0.5})
+
+
+SCHEDULES = {
+    "cosine": cosine,
+    "cosine_restarts": cosine_restarts,
+    "halved": halved,
+    "constant": constant,
+}
 
 
 def make_schedule(

@@ -11,11 +11,27 @@ from pathlib import Path
 
 import numpy as np
 
+from emanet_jax.tasks import tasks_for
+
+OURS = {"sal": "saliency"}  # names of tasks that differ
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def manifest(name):
     return json.loads((GOLDEN / name / "manifest.json").read_text())
+
+
+def tasks(name):
+    """The tasks of a case, in the order that the reference has them in."""
+    spec = manifest(name)
+    dataset = "pascal_context" if spec["ignore"] == 255 else "nyuv2"
+    return tasks_for(dataset, [OURS.get(task, task) for task in spec["tasks"]])
+
+
+def loss_weights(name):
+    """{our task: its weight in the reference's total}."""
+    spec = manifest(name)
+    return {OURS.get(task, task): spec["loss_weights"].get(task, 1.0) for task in spec["tasks"]}
 
 
 def outputs(name):

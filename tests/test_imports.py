@@ -15,10 +15,12 @@ PACKAGE = ROOT / "emanet_jax"
 ALLOWED = {
     "errors": set(),
     "ops": set(),
+    "palettes": set(),
     "losses": {"ops"},
-    "metrics": {"ops"},
-    "tasks": {"errors", "losses", "metrics", "ops"},
-    "data": {"errors", "tasks", "data"},
+    "metrics": {"losses", "ops"},
+    "boundaries": {"metrics"},
+    "tasks": {"boundaries", "errors", "losses", "metrics", "ops", "palettes"},
+    "data": {"errors", "palettes", "tasks", "data"},
     "models": {"errors", "ops", "tasks", "models"},
     "convert": {"errors", "models"},
     "optim": {"errors"},
@@ -27,7 +29,8 @@ ALLOWED = {
     "checkpoint": {"errors", "steps"},
     "workdir": {"errors"},
     "summaries": {"tasks"},
-    "main": {"errors", "train"},
+    "cli": {"errors"},
+    "main": {"cli", "errors", "train"},
 }
 JOINERS = {"train", "experiment", "logs"}  # above all the rest, so that they may import anything
 WITHOUT_TENSORFLOW = [

@@ -15,7 +15,7 @@ from benchmarks import resolution
 from emanet_jax import logs, train, workdir
 from emanet_jax.errors import UserError
 from tests import tiny
-from tests.conftest import ROOT
+from tests.conftest import QUICK_COMPILATION, ROOT
 from tests.data.layouts import write_mtan
 
 STEPS = 12  # of tests/tiny.py: 3 epochs of 16 images in batches of 4
@@ -23,7 +23,7 @@ STEPS = 12  # of tests/tiny.py: 3 epochs of 16 images in batches of 4
 
 def start(*args: str) -> subprocess.Popen:
     """The command line in its own process, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "emanet_jax.main", *args],
         cwd=ROOT,

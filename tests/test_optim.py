@@ -22,8 +22,22 @@ def test_every_schedule_without_warmup_starts_at_the_learning_rate(name):
     assert optim.make_schedule(name, 1e-3, total_steps=10)(0) == pytest.approx(1e-3)
 
 
+def test_restarts_end_exactly_at_the_last_step():
+    schedule = optim.make_schedule("cosine_restarts", 1e-3, total_steps=90)
+    assert schedule(15) == pytest.approx(5e-4)
+    assert schedule(29) < 5e-6
+    assert schedule(30) == pytest.approx(1e-3)
+    assert schedule(60) == pytest.approx(5e-4)
+    assert schedule(90) == pytest.approx(0, abs=1e-9)
+
+
+def test_halved_is_halved_in_the_middle():
+    schedule = optim.make_schedule("halved", 1e-3, total_steps=10)
+    assert [float(schedule(step)) for step in (4, 6, 9)] == pytest.approx([1e-3, 5e-4, 5e-4])
+
+
 def test_unknown_schedule_and_long_warmup_are_said():
-    with pytest.raises(UserError, match="'cosin'; known schedules: cosine, constant"):
+    with pytest.raises(UserError, match="'cosin'; known schedules: cosine, .*constant"):
         optim.make_schedule("cosin", 1e-3, 10)
     with pytest.raises(UserError, match="warmup_steps is 11"):
         optim.make_schedule("cosine", 1e-3, 10, 11)

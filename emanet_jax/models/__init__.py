@@ -15,25 +15,58 @@ from emanet_jax.tasks import Task
 __all__ = ["BACKBONES", "MODELS", "Predictions", "build"]
 
 
-class Entry(NamedTuple):
-    """A network of the menu: who makes it, and what each of its variants sets."""
+class Backbone(NamedTuple):
+    """A backbone of the menu.
+
+    Attributes:
+      make: its named fields to the module, images (b, H, W, 3) to a list of maps, finest first.
+      kind: "pyramid" (maps at 1/4, 1/8, 1/16, 1/32), "single" (one map at 1/32) or "segnet".
+      settings: named fields that a network gets on it, such as its heads.
+    """
 
     make: Callable[..., nn.Module]
-    variants: Mapping[str, Mapping[str, Any]]
+    kind: str
+    settings: Mapping[str, Any] = {}
+
+
+class Network(NamedTuple):
+    """A network of the menu.
+
+    Attributes:
+      make: ((task, channels), ...), the backbone and named fields to the module.
+      kinds: of the backbones that it can be built on.
+      variants: the named fields that each variant sets.
+    """
+
+    make: Callable[..., nn.Module]
+    kinds: tuple[str, ...]
+    variants: Mapping[str, Mapping[str, Any]] = {"paper": {}, "released": {}}
 
 
 MODELS = {
-    "hps": Entry(multitask.hps, {"paper": {}, "released": {}}),
-    "ema_net": Entry(
+    "hps": Network(multitask.hps, ("pyramid", "single")),
+    "ema_net": Network(
         multitask.ema_net,
+        ("pyramid", "single"),
         {"paper": {"fusion": "task_specific"}, "released": {"fusion": "shared"}},
     ),
 }
 
 BACKBONES = {
-    "hrnet_w18": hrnet.hrnet_w18,
-    "hrnet_tiny": hrnet.hrnet_tiny,
+    "hrnet_w18": Backbone(hrnet.hrnet_w18, "pyramid"),
+    "hrnet_tiny": Backbone(hrnet.hrnet_tiny, "pyramid"),
 }
+
+KINDS = {
+    "pyramid": "four maps, from 1/4 to 1/32 of the image",
+    "single": "one map at 1/32 of the image",
+    "segnet": "SegNet, whose encoder and decoder it attends to",
+}
+
+
+def backbones_of(name: str) -> tuple[str, ...]:
+    """The backbones that network `name` can be built on, its usual one first."""
+    return tuple(key for key, entry in BACKBONES.items() if entry.kind in MODELS[name].kinds)
 
 
 def build(
@@ -57,24 +90,30 @@ def build(
       **overrides: named fields of the network or the backbone, above the variant's.
 
     Raises:
-      UserError: an unknown name, with the choices, or a size that no backbone takes.
+      UserError: an unknown name or a backbone that the network cannot use, with the choices, or a
+        size that no backbone takes.
     """
-    entry = _choose("model", name, MODELS)
-    make_backbone = _choose("backbone", backbone, BACKBONES)
-    settings = _choose("variant", variant, entry.variants)
+    network = _choose("model", name, MODELS)
+    trunk = _choose("backbone", backbone, BACKBONES)
+    settings = _choose("variant", variant, network.variants)
+    if trunk.kind not in network.kinds:
+        needed = " or ".join(KINDS[kind] for kind in network.kinds)
+        raise UserError(
+            f"{name} cannot be built on {backbone}, which gives {KINDS[trunk.kind]}: it needs "
+            f"{needed}; choose from {', '.join(backbones_of(name))}."
+        )
     if not tasks:
         raise UserError("tasks is empty; name at least one task.")
     if len(image_size) != 2 or any(side <= 0 or side % 32 for side in image_size):
         raise UserError(f"image_size is {image_size}; height and width must be multiples of 32.")
 
-    fields, backbone_fields = _named_fields(entry.make), _named_fields(make_backbone)
+    fields, trunk_fields = _named_fields(network.make), _named_fields(trunk.make)
     for field in overrides:
-        _choose(f"override of {name} on {backbone}", field, sorted(fields | backbone_fields))
-    options = {**settings, **overrides}
-    trunk = make_backbone(**{k: v for k, v in options.items() if k in backbone_fields})
-    return entry.make(
+        _choose(f"override of {name} on {backbone}", field, sorted(fields | trunk_fields))
+    options = {**trunk.settings, **settings, **overrides}
+    return network.make(
         tuple((task.name, task.channels) for task in tasks),
-        trunk,
+        trunk.make(**{k: v for k, v in options.items() if k in trunk_fields}),
         **{k: v for k, v in options.items() if k in fields},
     )
 

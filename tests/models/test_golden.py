@@ -1,7 +1,8 @@
 """The networks are the reference's: same weights in, same numbers out, also while training."""
 
 import functools
-from types import SimpleNamespace
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import golden_rules as golden
 import jax
@@ -12,11 +13,26 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from emanet_jax import convert, losses, models, tasks
-from emanet_jax.models.ctal import IMPLEMENTATIONS, CrossTaskAffinity
 from emanet_jax.ops import bilinear
 
-NETWORKS = {"hps": "hps", "emanet": "ema_net"}  # golden folder: our model
-LOSS_COUNTED = {"hps": 2, "ema_net": 1}  # the reference differentiates the HPS loss twice over
+
+class Case(NamedTuple):
+    """What a golden folder is of."""
+
+    model: str
+    backbone: str = "hrnet_w18"
+    overrides: Mapping[str, Any] = {}
+    counted: int = 1  # times that the reference counts (and differentiates) its final loss
+    levels: str = "initial_"  # how the outputs name the auxiliary levels
+    losses: int | None = None  # held to the reference's; all, and the outputs after them, if None
+    cheap: bool = False  # to compile: trained in every run of the tests
+
+
+CASES = {
+    "hps": Case("hps", counted=2, cheap=True),
+    "emanet": Case("ema_net", cheap=True),
+}
+NO_DROPOUT = {"dropout": 0.0, "stochastic_depth": 0.0}
 # Biases in front of a batch norm: their gradients are rounding errors around zero.
 NO_GRADIENT = 1e-9
 
@@ -27,28 +43,61 @@ def relative(x, reference):
 
 def imported(folder, dtype):
     """The network, its variables from the reference's weights, and the images."""
-    spec = golden.manifest(folder)
-    todo = [SimpleNamespace(name=t, channels=c) for t, c in spec["tasks"].items()]
+    case, spec = CASES[folder], golden.manifest(folder)
     size = tuple(spec["input"]["shape"][2:])
-    model = models.build(NETWORKS[folder], todo, image_size=size, variant="released")
+    model = models.build(
+        case.model,
+        golden.tasks(folder),
+        backbone=case.backbone,
+        image_size=size,
+        variant="released",
+        **case.overrides,
+    )
     images = jnp.asarray(golden.images(folder), dtype)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
-    variables = convert.import_torch(golden.state_dict(folder), NETWORKS[folder], shapes)
+    variables = convert.import_torch(golden.state_dict(folder), case.model, shapes)
     return model, variables, images
 
 
-@pytest.mark.parametrize("folder", NETWORKS)
-@pytest.mark.parametrize(("x64", "tolerance"), [(False, 1e-5), (True, 4e-8)])
-def test_evaluation_outputs(folder, x64, tolerance):
+def activated(maps, todo):
+    """What the reference's SegNet networks end in: log-probabilities and unit vectors."""
+    return {
+        task.name: jax.nn.log_softmax(x) if task.class_names else task.activation(x)
+        for task in todo
+        for x in [maps[task.name]]
+    }
+
+
+def named_maps(predictions, folder, images):
+    """Predictions by the names that the golden arrays have."""
+    case, todo = CASES[folder], golden.tasks(folder)
+    segnet = models.BACKBONES[case.backbone].kind == "segnet"
+    maps = activated(predictions.final, todo) if segnet else dict(predictions.final)
+    for scale, level in enumerate(predictions.auxiliary):
+        if case.levels == "initial_":
+            maps |= {f"initial_{t}": bilinear(x, images.shape[1:3]) for t, x in level.items()}
+        else:
+            maps |= {f"scale_{scale}/{t}": x for t, x in level.items()}
+    return {key.replace("saliency", "sal"): x for key, x in maps.items()}
+
+
+def slow_unless(cheap):
+    return () if cheap else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("folder", "x64"),
+    [pytest.param(f, False, marks=slow_unless(case.cheap)) for f, case in CASES.items()]
+    + [(f, True) for f in CASES],
+)
+def test_evaluation_outputs(folder, x64):
     spec, reference = golden.manifest(folder), golden.outputs(folder)
+    tolerance = 4e-8 if x64 else 1e-5
     with jax.enable_x64(x64):
         model, variables, images = imported(folder, jnp.float64 if x64 else jnp.float32)
-        assert sum(x.size for x in jax.tree.leaves(variables["params"])) == spec["num_params"]
         predictions = jax.jit(functools.partial(model.apply, train=False))(variables, images)
-        maps = dict(predictions.final)
-        for level in predictions.auxiliary:
-            maps |= {f"initial_{t}": bilinear(x, images.shape[1:3]) for t, x in level.items()}
+        maps = named_maps(predictions, folder, images)
         keys = {key.removeprefix("eval/") for key in reference if key.startswith("eval/")}
         assert maps.keys() == keys
         for key, x in maps.items():
@@ -56,17 +105,38 @@ def test_evaluation_outputs(folder, x64, tolerance):
             assert relative(seen, reference[f"eval/{key}"]) < tolerance, key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", NETWORKS)
+@pytest.mark.parametrize("folder", CASES)
+def test_names_shapes_and_counts_are_the_references(folder):
+    _, variables, _ = imported(folder, jnp.float32)
+    spec, state_dict = golden.manifest(folder), golden.state_dict(folder)
+    unused = {key: x for key, x in state_dict.items() if key.startswith("backbone.fc.")}
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    assert count + sum(x.size for x in unused.values()) == spec["num_params"]
+    exported = convert.export_torch(variables, CASES[folder].model)
+    assert {key: list(x.shape) for key, x in exported.items()} == {
+        key: shape for key, shape, _ in spec["state_dict"] if key not in unused
+    }
+    for key in state_dict.keys() - unused.keys():
+        np.testing.assert_array_equal(exported[key], state_dict[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, marks=slow_unless(case.cheap))
+        for folder, case in CASES.items()
+        if golden.manifest(folder)["adam"]["steps"]
+    ],
+)
 def test_training(folder):
     """Losses before each Adam step, gradients of the first, and outputs after the last."""
-    spec, reference, name = golden.manifest(folder), golden.outputs(folder), NETWORKS[folder]
-    todo = tasks.tasks_for("nyuv2")
+    spec, reference, case = golden.manifest(folder), golden.outputs(folder), CASES[folder]
+    todo = golden.tasks(folder)
     with jax.enable_x64(True):
         model, variables, images = imported(folder, jnp.float64)
         labels = {t: jnp.asarray(x) for t, x in golden.labels(folder).items()}
         mask = jnp.ones(len(images), bool)
-        weights = {task.name: float(LOSS_COUNTED[name]) for task in todo}
+        weights = {t: case.counted * weight for t, weight in golden.loss_weights(folder).items()}
         adam = spec["adam"]
         optimizer = optax.chain(
             optax.add_decayed_weights(adam["weight_decay"]),
@@ -92,23 +162,26 @@ def test_training(folder):
 
         params, batch_stats = variables["params"], variables["batch_stats"]
         state = optimizer.init(params)
-        for i, expected in enumerate(spec["losses"]):
+        for i, expected in enumerate(spec["losses"][: case.losses]):
             before = params
             params, batch_stats, state, terms, gradients = step(params, batch_stats, state)
             np.testing.assert_allclose(terms.total, expected["total"], rtol=1e-6)
-            for task in todo:
+            for task, theirs in zip(todo, spec["tasks"], strict=True):
                 final, initial = terms.final[task.name], terms.auxiliary[task.name]
-                np.testing.assert_allclose(final, expected["final"][task.name], rtol=1e-6)
-                if name != "hps":  # has no auxiliary level; the reference repeats its final loss
-                    np.testing.assert_allclose(initial, expected["initial"][task.name], rtol=1e-6)
+                np.testing.assert_allclose(final, expected["final"][theirs], rtol=1e-6)
+                if initial != 0:  # without an auxiliary level, the reference repeats its final loss
+                    np.testing.assert_allclose(initial, expected["initial"][theirs], rtol=1e-6)
             if i == 0:
-                check_gradient_norms(gradients, spec["grad_norm_step0"], name)
+                check_gradient_norms(gradients, spec["grad_norm_step0"], case.model)
+        if case.losses is not None:
+            return
 
         variables = {"params": before, "batch_stats": batch_stats}
         predictions = jax.jit(functools.partial(model.apply, train=False))(variables, images)
-        for task, x in predictions.final.items():
-            seen = golden.seen(x, max(spec["output_stride"], 2))
-            assert relative(seen, reference[f"after/{task}"]) < 4e-8, task
+        maps = named_maps(predictions, folder, images)
+        for theirs in spec["tasks"]:
+            seen = golden.seen(maps[theirs], max(spec["output_stride"], 2))
+            assert relative(seen, reference[f"after/{theirs}"]) < 4e-8, theirs
 
 
 def check_gradient_norms(gradients, expected, name):
@@ -120,17 +193,6 @@ def check_gradient_norms(gradients, expected, name):
     for key, norm in norms.items():
         if expected[key] > NO_GRADIENT:
             assert norm == pytest.approx(expected[key], rel=1e-6), key
-
-
-@pytest.mark.parametrize("folder", NETWORKS)
-def test_names_and_shapes_are_the_references(folder):
-    _, variables, _ = imported(folder, jnp.float32)
-    exported = convert.export_torch(variables, NETWORKS[folder])
-    assert {key: list(x.shape) for key, x in exported.items()} == {
-        key: shape for key, shape, _ in golden.manifest(folder)["state_dict"]
-    }
-    for key, x in golden.state_dict(folder).items():
-        np.testing.assert_array_equal(exported[key], x, err_msg=key)
 
 
 @pytest.mark.parametrize(
@@ -148,49 +210,3 @@ def test_full_size_parameter_counts(name, dataset, size, count):
     init = functools.partial(model.init, train=False)
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]
     assert sum(x.size for x in jax.tree.leaves(params)) == count
-    assert sum(x.size for x in jax.tree.leaves(params["backbone"])) == 3_860_720
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("fusion", ["shared", "task_specific"])
-def test_ctal_alone(fusion, implementation):
-    with np.load(golden.GOLDEN / "ctal" / "ctal.npz") as arrays:
-        reference = dict(arrays)
-
-    def nhwc(key):
-        return jnp.asarray(reference[key].transpose(0, 2, 3, 1), jnp.float64)
-
-    def hwio(key):
-        return jnp.asarray(reference[key].transpose(2, 3, 1, 0), jnp.float64)
-
-    def vector(key):
-        return jnp.asarray(reference[key], jnp.float64)
-
-    names = ("t0", "t1", "t2")
-    with jax.enable_x64(True):
-        module = CrossTaskAffinity(fusion=fusion, implementation=implementation, gamma=0.05)
-        features = {t: nhwc(f"features/{t}") for t in names}
-        params = {}
-        for t in names:
-            kernel, bias = hwio(f"value_kernel_oihw/{t}"), vector(f"value_bias/{t}")
-            params[f"value_{t}"] = {"kernel": kernel, "bias": bias}
-            kernel, bias = hwio(f"fusion_kernel_oihw/{t}"), vector(f"fusion_bias/{t}")
-            params[f"fusion_{t}"] = {"kernel": kernel, "bias": bias}
-        if fusion == "shared":
-            params["fusion"] = params["fusion_t0"]
-            params = {key: x for key, x in params.items() if not key.startswith("fusion_")}
-
-        def loss(params, features):
-            refined = module.apply({"params": params}, features)
-            return sum(jnp.sum(x**2) for x in refined.values()), refined
-
-        gradients, refined = jax.grad(loss, (0, 1), has_aux=True)(params, features)
-        for t in names:
-            assert relative(refined[t], nhwc(f"{fusion}/{t}")) < 4e-8
-        if fusion == "shared":
-            for t in names:
-                assert relative(gradients[1][t], nhwc(f"shared_grad_features/{t}")) < 4e-8
-            kernel = hwio("shared_grad_fusion_kernel_oihw")
-            assert relative(gradients[0]["fusion"]["kernel"], kernel) < 4e-8
-            bias = vector("shared_grad_fusion_bias")
-            assert relative(gradients[0]["fusion"]["bias"], bias) < 4e-8

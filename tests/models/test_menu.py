@@ -106,7 +106,7 @@ def test_levels_of_deep_supervision():
 @pytest.mark.parametrize("backbone", models.BACKBONES)
 def test_backbones_give_maps_finest_first(backbone):
     images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
-    init = functools.partial(models.BACKBONES[backbone]().init_with_output, train=False)
+    init = functools.partial(models.BACKBONES[backbone].make().init_with_output, train=False)
     maps, _ = jax.eval_shape(init, jax.random.key(0), images)
     h, w = SIZE
     assert [x.shape[1:3] for x in maps] == [(h // s, w // s) for s in (4, 8, 16, 32)]
