@@ -41,13 +41,14 @@ def fan_in_uniform(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Arr
 
 
 class Conv(nn.Module):
-    """k x k convolution padded by (k - 1) / 2 on every side, also where it strides (as PyTorch)."""
+    """k x k convolution that keeps the size but for its stride: padded alike on every side."""
 
     features: int
     kernel_size: int
     stride: int = 1
     use_bias: bool = True
     dtype: Dtype | None = None
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,10 +64,28 @@ class Conv(nn.Module):
             x,
             kernel,
             window_strides=(self.stride, self.stride),
-            padding=[((k - 1) // 2, (k - 1) // 2)] * 2,
+            padding=[(self.dilation * (k - 1) // 2,) * 2] * 2,
+            rhs_dilation=(self.dilation, self.dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return x + bias
+
+
+class Dense(nn.Module):
+    """The same linear map at every place: (..., c) to (..., features)."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., c) to (..., features)."""
+        c = x.shape[-1]
+        kernel = self.param("kernel", fan_in_uniform, (c, self.features), c)
+        bias = self.param("bias", fan_in_uniform, (self.features,), c) if self.use_bias else 0
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + bias
 
 
 class DoublingConv(nn.Module):
@@ -141,12 +160,19 @@ class ConvNorm(nn.Module):
     train: bool = False
     decay: float = 0.9
     dtype: Dtype | None = None
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
         x = Conv(
-            self.features, self.kernel_size, self.stride, self.use_bias, self.dtype, name="conv"
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.use_bias,
+            self.dtype,
+            self.dilation,
+            name="conv",
         )(x)
         x = BatchNorm(self.train, self.decay, dtype=self.dtype, name="bn")(x)
         return nn.relu(x) if self.relu else x
@@ -156,18 +182,19 @@ Unit = Callable[..., ConvNorm]  # ConvNorm with train, decay and dtype already g
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 units around a shortcut, which is projected where the channels differ."""
+    """Two 3 x 3 units around a shortcut, which is projected where the channels or sizes differ."""
 
     unit: Unit
     features: int
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, h, w, features)."""
-        y = self.unit(self.features, 3, name="unit1")(x)
+        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
+        y = self.unit(self.features, 3, self.stride, name="unit1")(x)
         y = self.unit(self.features, 3, relu=False, name="unit2")(y)
-        if x.shape[-1] != self.features:
-            x = self.unit(self.features, 1, relu=False, name="shortcut")(x)
+        if x.shape[-1] != self.features or self.stride != 1:
+            x = self.unit(self.features, 1, self.stride, relu=False, name="shortcut")(x)
         return nn.relu(x + y)
 
 
@@ -176,15 +203,16 @@ class BottleneckBlock(nn.Module):
 
     unit: Unit
     features: int
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, h, w, features)."""
+        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
         y = self.unit(self.features // 4, 1, name="unit1")(x)
-        y = self.unit(self.features // 4, 3, name="unit2")(y)
+        y = self.unit(self.features // 4, 3, self.stride, name="unit2")(y)
         y = self.unit(self.features, 1, relu=False, name="unit3")(y)
-        if x.shape[-1] != self.features:
-            x = self.unit(self.features, 1, relu=False, name="shortcut")(x)
+        if x.shape[-1] != self.features or self.stride != 1:
+            x = self.unit(self.features, 1, self.stride, relu=False, name="shortcut")(x)
         return nn.relu(x + y)
 
 

@@ -131,18 +131,25 @@ class CrossTaskAffinity(nn.Module):
         s = len(fusions)
         v = jnp.stack(values, axis=3).reshape(b, h, w, s, n // s, c)
         f = jnp.stack([unit_vectors(features[task]) for task in tasks], axis=3).astype(v.dtype)
-        name = self.implementation
-        if name == "auto":
-            itemsize = wide_dtype(v.dtype).itemsize
-            name, why = choose_implementation(b, n, c, h * w, s, itemsize)
-            if not self.is_initializing():  # there the batch is not the one to come
-                _log_once(f"CTAL runs {name} ({why}).")
+        name, why = self.chosen(features)
+        if self.implementation == "auto" and not self.is_initializing():
+            _log_once(f"CTAL runs {name} ({why}).")  # the batch of an initialisation never comes
         diffused = IMPLEMENTATIONS[name](f, v, kernel, bias).reshape(b, h, w, n * c)
         parts = jnp.split(diffused, n, axis=-1)  # backwards one array, where n slices would be n
         return {
             task: (self.gamma * part + (1 - self.gamma) * features[task]).astype(v.dtype)
             for task, part in zip(tasks, parts, strict=True)
         }
+
+    def chosen(self, features: Mapping[str, jax.Array]) -> tuple[str, str]:
+        """The implementation that these features {task: (b, h, w, c)} are refined by, and why."""
+        if self.implementation != "auto":
+            return self.implementation, "as asked for"
+        n, one = len(features), next(iter(features.values()))
+        b, h, w, c = one.shape
+        fusions = 1 if self.fusion == "shared" else n
+        itemsize = wide_dtype(self.dtype or one.dtype).itemsize
+        return choose_implementation(b, n, c, h * w, fusions, itemsize)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

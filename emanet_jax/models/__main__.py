@@ -1,0 +1,76 @@
+"""Prints the menu: every network on every backbone that it can be built on, and what that costs.
+
+    python -m emanet_jax.models
+    python -m emanet_jax.models --dataset=cityscapes --image_size=128x256 --model=ema_net,hps
+
+Multiply-adds are of one image forwards, half the operations that XLA counts, which are a few per
+cent more than those of convolutions and products alone. Parameters are those of training mode.
+"""
+
+import logging
+import time
+
+from absl import flags
+
+from emanet_jax import cli
+from emanet_jax.errors import UserError
+
+_MODELS = flags.DEFINE_list("model", [], "Networks to list, such as ema_net,hps; all by default.")
+_BACKBONES = flags.DEFINE_list("backbone", [], "Backbones to list; all but the tests' by default.")
+_VARIANT = flags.DEFINE_enum("variant", "paper", ["paper", "released"], "Variant of the networks.")
+_DATASET = flags.DEFINE_string("dataset", "nyuv2", "Data set whose tasks are predicted.")
+_IMAGE_SIZE = flags.DEFINE_string("image_size", "288x384", "Height x width of the images.")
+
+
+def _image_size() -> tuple[int, int]:
+    parts = _IMAGE_SIZE.value.split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--image_size={_IMAGE_SIZE.value} is no size; write it as 288x384.")
+    return int(parts[0]), int(parts[1])
+
+
+def _command() -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs; leave accelerators alone
+    from emanet_jax import models
+    from emanet_jax.models.cost import cost
+    from emanet_jax.tasks import tasks_for
+
+    logging.getLogger("emanet_jax.models").setLevel(logging.WARNING)  # the table says it
+    image_size, tasks = _image_size(), tasks_for(_DATASET.value)
+    for flag, menu in (("model", models.MODELS), ("backbone", models.BACKBONES)):
+        unknown = [name for name in flags.FLAGS[flag].value if name not in menu]
+        if unknown:
+            raise UserError(f"--{flag}={unknown[0]} is unknown; choose from {', '.join(menu)}.")
+    pairs = [
+        (name, backbone)
+        for name in _MODELS.value or models.MODELS
+        for backbone in models.backbones_of(name)
+        if backbone in _BACKBONES.value
+        or not (_BACKBONES.value or backbone.endswith("_tiny"))  # those are for tests
+    ]
+    if not pairs:
+        raise UserError(
+            f"none of {', '.join(_MODELS.value)} can be built on {', '.join(_BACKBONES.value)}; "
+            "leave --backbone out to see what can."
+        )
+    names = ", ".join(f"{task.name} ({task.channels})" for task in tasks)
+    print(f"{_DATASET.value}: {names}; {image_size[0]} x {image_size[1]}; {_VARIANT.value} variant")
+    row = "{:12} {:12} {:>15} {:>16}  {}"
+    print(row.format("network", "backbone", "parameters", "multiply-adds", "CTAL"))
+    start = time.monotonic()
+    for name, backbone in pairs:
+        model = models.build(
+            name, tasks, backbone=backbone, image_size=image_size, variant=_VARIANT.value
+        )
+        found = cost(model, image_size)
+        count = f"{found.multiply_adds / 1e9:.1f} G"
+        print(
+            row.format(name, backbone, f"{found.parameters:,}", count, found.affinity), flush=True
+        )
+    print(f"{len(pairs)} networks in {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    cli.run(_command)

@@ -1,0 +1,240 @@
+"""Swin Transformer V2: attention in windows that every second block shifts by half a window.
+
+Source: "Swin Transformer V2" (arXiv 2111.09883): cosine attention, log-spaced continuous position
+bias, normalisation after every branch; windows and shifts as in arXiv 2103.14030.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from emanet_jax.models.blocks import Dense, Dtype, fan_in_uniform
+from emanet_jax.ops import unit_vectors, wide_dtype, widen
+
+WINDOW = 8  # tokens on a side
+PATCH = 4  # pixels on a side
+POSITION_FEATURES = 512  # hidden width of the position bias
+MASKED = -100.0  # added to the attention between tokens that only a shift made neighbours
+
+
+def coordinate_table() -> np.ndarray:
+    """(15, 15, 2) float32: log-spaced (rows, columns) between two tokens of a window.
+
+    Offsets -7..7 are scaled to -8..8, then sign(x) * log2(1 + |x|) / 3; all in float32, because the
+    public weights were trained on these numbers.
+    """
+    offsets = np.arange(1 - WINDOW, WINDOW, dtype=np.float32)
+    scaled = offsets / np.float32(WINDOW - 1) * np.float32(8)
+    spaced = np.sign(scaled) * np.log2(np.abs(scaled) + np.float32(1)) / np.float32(3)
+    return np.stack(np.meshgrid(spaced, spaced, indexing="ij"), axis=-1)
+
+
+def position_index() -> np.ndarray:
+    """(64, 64): the entry of the flattened table that is the offset from token j to token i."""
+    tokens = np.stack(np.mgrid[:WINDOW, :WINDOW], axis=-1).reshape(-1, 2)
+    rows, columns = np.moveaxis(tokens[:, None] - tokens[None] + WINDOW - 1, -1, 0)
+    return rows * (2 * WINDOW - 1) + columns
+
+
+def shifts(size: tuple[int, int], shifted: bool) -> tuple[int, int]:
+    """By how many tokens the windows move on each axis: not at all where one window covers it."""
+    return tuple(WINDOW // 2 if shifted and side > WINDOW else 0 for side in size)
+
+
+def regions(size: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
+    """(windows, 64) ids: tokens of a shifted window see each other only where they are equal."""
+    ids = []
+    for side, step in zip(size, shift, strict=True):
+        place = np.arange(side)
+        ids.append((place >= side - WINDOW).astype(int) + (place >= side - step) if step else 0)
+    rows, columns = np.broadcast_arrays(np.reshape(ids[0], (-1, 1)), np.reshape(ids[1], (1, -1)))
+    whole = np.broadcast_to(3 * rows + columns, size)
+    return np.asarray(to_windows(whole[None, :, :, None]))[0, :, :, 0]
+
+
+def to_windows(x: jax.Array) -> jax.Array:
+    """(b, h, w, c) to (b, windows, 64, c); h and w are multiples of a window."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c)
+    return x.swapaxes(2, 3).reshape(b, -1, WINDOW * WINDOW, c)
+
+
+def from_windows(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The inverse of `to_windows`, to maps of `size` (h, w)."""
+    b, _, _, c = x.shape
+    h, w = size
+    x = x.reshape(b, h // WINDOW, w // WINDOW, WINDOW, WINDOW, c)
+    return x.swapaxes(2, 3).reshape(b, h, w, c)
+
+
+class WindowAttention(nn.Module):
+    """Cosine attention between the 64 tokens of every window, in float32 where it normalises."""
+
+    heads: int
+    shifted: bool
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, h, w, c) to the same.
+
+        Maps are filled up with zeros to whole windows; these tokens take part like all others.
+        """
+        _, h, w, c = x.shape
+        size = tuple(-side % WINDOW + side for side in (h, w))
+        shift = shifts(size, self.shifted)
+        x = jnp.pad(x, [(0, 0), (0, size[0] - h), (0, size[1] - w), (0, 0)])
+        x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+
+        q, k, v = self._split(to_windows(x))  # (b, windows, 64, heads, c / heads)
+        scale = jnp.exp(jnp.minimum(self._logit_scale(), math.log(100)))  # (heads, 1, 1)
+        logits = jnp.einsum(
+            "bnqhd,bnkhd->bnhqk",
+            unit_vectors(q),
+            unit_vectors(k),
+            preferred_element_type=wide_dtype(q.dtype),
+        )
+        logits = logits * scale + self._position_bias()
+        if any(shift):
+            ids = jnp.asarray(regions(size, shift))[:, None]  # (windows, 1, 64)
+            logits += jnp.where(ids[..., None] == ids[..., None, :], 0, MASKED).astype(logits.dtype)
+        weights = nn.softmax(logits).astype(v.dtype)
+        x = jnp.einsum("bnhqk,bnkhd->bnqhd", weights, v)
+
+        x = Dense(c, dtype=self.dtype, name="proj")(x.reshape(*x.shape[:3], c))
+        x = jnp.roll(from_windows(x, size), shift, axis=(1, 2))
+        return x[:, :h, :w]
+
+    def _split(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values; keys have no bias, though the public weights hold one."""
+        c = x.shape[-1]
+        x = Dense(3 * c, use_bias=False, dtype=self.dtype, name="qkv")(x)
+        bias = self.param("qkv_bias", fan_in_uniform, (3 * c,), c).astype(x.dtype)
+        bias = bias.at[c : 2 * c].set(0)
+        x = (x + bias).reshape(*x.shape[:3], 3, self.heads, c // self.heads)
+        return tuple(jnp.moveaxis(x, 3, 0))
+
+    def _logit_scale(self) -> jax.Array:
+        start = nn.initializers.constant(math.log(10))
+        return self.param("logit_scale", start, (self.heads, 1, 1))
+
+    def _position_bias(self) -> jax.Array:
+        """(heads, 64, 64) of 0 to 16, from a small network on the offsets; always float32."""
+        table = jnp.asarray(coordinate_table())
+        x = nn.relu(Dense(POSITION_FEATURES, name="position1")(table))
+        x = Dense(self.heads, use_bias=False, name="position2")(x)
+        x = 16 * nn.sigmoid(x.reshape(-1, self.heads))
+        return x[position_index()].transpose(2, 0, 1)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each normalised and added to what it started from."""
+
+    heads: int
+    shifted: bool
+    drop: float  # probability that a branch is left out of an image, in training
+    train: bool
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, h, w, c) to the same."""
+        c = x.shape[-1]
+        y = WindowAttention(self.heads, self.shifted, self.dtype, name="attn")(x)
+        x = x + self._branch(y, "norm1")
+        y = nn.gelu(Dense(4 * c, dtype=self.dtype, name="mlp1")(x), approximate=False)
+        y = Dense(c, dtype=self.dtype, name="mlp2")(y)
+        return x + self._branch(y, "norm2")
+
+    def _branch(self, y: jax.Array, name: str) -> jax.Array:
+        """Normalised, and dropped for whole images; the others are scaled to keep the mean."""
+        y = layer_norm(self.dtype, name)(y)
+        per_image = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not self.train)
+        return per_image(y)
+
+
+class PatchMerging(nn.Module):
+    """Halves the size: every 2 x 2 tokens become one of twice the channels."""
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, h, w, c) to (b, ceil(h / 2), ceil(w / 2), 2c); odd sides are padded with a zero."""
+        _, h, w, c = x.shape
+        x = jnp.pad(x, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)])
+        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        x = jnp.concatenate(corners, axis=-1)  # (b, h/2, w/2, 4c)
+        x = Dense(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
+        return layer_norm(self.dtype, "norm")(x)
+
+
+class PatchEmbedding(nn.Module):
+    """Every patch of pixels becomes one token."""
+
+    features: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """(b, H, W, c) to (b, H / 4, W / 4, features)."""
+        b, h, w, c = images.shape
+        fan_in = PATCH * PATCH * c
+        kernel = self.param("kernel", fan_in_uniform, (PATCH, PATCH, c, self.features), fan_in)
+        bias = self.param("bias", fan_in_uniform, (self.features,), fan_in)
+        x, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        x = x.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
+        return jnp.einsum("bhywxc,yxcf->bhwf", x, kernel) + bias
+
+
+def layer_norm(dtype: Dtype | None, name: str) -> nn.LayerNorm:
+    """Layer normalisation as in PyTorch; statistics in at least float32."""
+    return nn.LayerNorm(1e-5, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class SwinV2(nn.Module):
+    """Images (b, H, W, 3) to one map at 1/32, normalised."""
+
+    features: int  # of the first stage; every further stage has twice as many, at half the size
+    blocks: tuple[int, ...]
+    heads: tuple[int, ...]
+    stochastic_depth: float  # of the last block; the others' rise to it linearly from 0
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
+        """Images to [(b, H/32, W/32, 8 * features)], where there are four stages."""
+        drops = iter(np.linspace(0, self.stochastic_depth, sum(self.blocks)).tolist())
+        x = PatchEmbedding(self.features, self.dtype, name="embed")(images)
+        x = layer_norm(self.dtype, "embed_norm")(x)
+        for stage, (blocks, heads) in enumerate(zip(self.blocks, self.heads, strict=True), 1):
+            if stage > 1:
+                x = PatchMerging(self.dtype, name=f"merge{stage}")(x)
+            for i in range(blocks):
+                name = f"windows{stage}_{i}"
+                x = Block(heads, i % 2 == 1, next(drops), train, self.dtype, name=name)(x)
+        return [layer_norm(self.dtype, "norm")(x)]
+
+
+def swin_v2_t(*, stochastic_depth: float = 0.2, dtype: Dtype | None = None) -> SwinV2:
+    """Swin V2-T: 27.6 M parameters, a map of 768 channels."""
+    return SwinV2(96, (2, 2, 6, 2), (3, 6, 12, 24), stochastic_depth, dtype)
+
+
+def swin_v2_s(*, stochastic_depth: float = 0.3, dtype: Dtype | None = None) -> SwinV2:
+    """Swin V2-S: 49.0 M parameters, a map of 768 channels."""
+    return SwinV2(96, (2, 2, 18, 2), (3, 6, 12, 24), stochastic_depth, dtype)
+
+
+def swin_v2_b(*, stochastic_depth: float = 0.5, dtype: Dtype | None = None) -> SwinV2:
+    """Swin V2-B: 86.9 M parameters, a map of 1024 channels."""
+    return SwinV2(128, (2, 2, 18, 2), (4, 8, 16, 32), stochastic_depth, dtype)
+
+
+def swin_v2_tiny(*, stochastic_depth: float = 0.2, dtype: Dtype | None = None) -> SwinV2:
+    """For tests: the same layers, as few of them as there can be."""
+    return SwinV2(4, (2, 1, 1, 1), (1, 2, 2, 2), stochastic_depth, dtype)
