@@ -13,16 +13,17 @@ from configs import common
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config; `arg` is "model=NAME,backbone=NAME,variant=NAME", each part optional."""
-    config = common.default_config()
+    config = common.from_argument(arg)
     config.data.dataset = "synthrooms"
     config.data.form = ""
     config.data.image_size = (64, 96)
     config.data.train_examples = 240
     config.data.val_examples = 48
     config.data.cache = True
-    config.model.overrides = {"decay": 0.9}  # statistics that keep up with a run of 180 steps
+    if config.model.backbone.startswith("hrnet"):
+        config.model.overrides = {"decay": 0.9}  # statistics that keep up with a run of 180 steps
     config.epochs = 6.0
     config.eval_every_epochs = 1.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 20
-    return common.with_argument(config, arg)
+    return config.lock()

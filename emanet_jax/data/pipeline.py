@@ -15,9 +15,9 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from emanet_jax.data import augment as augmentation
-from emanet_jax.data import specs
-from emanet_jax.data.augment import Sample
+from emanet_jax.data import geometry, specs
+from emanet_jax.data.augment import Augmentation, augment
+from emanet_jax.data.geometry import Sample
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import Task
 
@@ -56,7 +56,8 @@ def train_dataset(
     *,
     batch_size: int,
     seed: int,
-    augment: ConfigDict,
+    augmentation: Augmentation,
+    image_size: tuple[int, int],
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -67,7 +68,8 @@ def train_dataset(
         tasks: whose labels a batch holds.
         batch_size: of the global batch.
         seed: of order and augmentation.
-        augment: config.augment, with the booleans flip and scale_crop.
+        augmentation: of `augment.from_config`.
+        image_size: (h, w) of a batch; examples may have others.
         process_index: which process this is.
         process_count: how many share a batch.
 
@@ -79,12 +81,10 @@ def train_dataset(
         raise UserError(f"{source}: there is nothing to train on.")
     # One epoch's order in Grain depends on seed + epoch: spread seeds, or neighbours would overlap.
     order_seed, noise_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
-    flip, scale_crop = augment.flip, augment.scale_crop
 
     def augmented(position: int, example: dict[str, Any]) -> Sample:
         rng = np.random.default_rng((noise_seed, position))
-        sample = _sample(example, tasks)
-        return augmentation.augment(sample, tasks, rng, flip=flip, scale_crop=scale_crop)
+        return augment(_sample(example, tasks), tasks, rng, augmentation, image_size)
 
     stream = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
     return stream.map_with_index(augmented).batch(rows)[process_index::process_count]
@@ -118,20 +118,24 @@ def eval_batches(
     tasks: Sequence[Task],
     *,
     batch_size: int,
+    image_size: tuple[int, int],
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
 ) -> Iterator[Batch]:
     """Every image exactly once, in order, not augmented; the last batch is padded.
 
-    All processes get equally many batches. Padding has zeros for the image, every label ignored and
-    mask False.
+    Images that are smaller than `image_size` are padded to it as in training. All processes get
+    equally many batches; padding images have zeros, every label ignored and mask False.
+
+    Raises:
+        UserError: the batch cannot be shared evenly, or an image is larger than `image_size`.
     """
     rows = _rows_per_process(batch_size, process_count)
-    padding = _padding(source[0], tasks)
+    padding = _padding(source[0], tasks, image_size)
 
     def sample(index: int) -> Sample:
-        return _sample(source[index], tasks) if index < len(source) else padding
+        return _whole(source[index], tasks, image_size) if index < len(source) else padding
 
     padded = -(-len(source) // batch_size) * batch_size
     dataset = grain.MapDataset.range(padded).map(sample).batch(rows)[process_index::process_count]
@@ -153,6 +157,19 @@ def _sample(example: dict[str, Any], tasks: Sequence[Task]) -> Sample:
     return {"image": example["image"], "labels": labels, "mask": np.True_}
 
 
-def _padding(example: dict[str, Any], tasks: Sequence[Task]) -> Sample:
-    labels = {task.name: np.full_like(example[task.name], task.ignore) for task in tasks}
-    return {"image": np.zeros_like(example["image"]), "labels": labels, "mask": np.False_}
+def _whole(example: dict[str, Any], tasks: Sequence[Task], image_size: tuple[int, int]) -> Sample:
+    h, w, _ = example["image"].shape
+    if h > image_size[0] or w > image_size[1]:
+        raise UserError(
+            f"image {example['image_id']} is {h}x{w}, larger than config.data.image_size, "
+            f"{image_size}: evaluation never cuts, so give a size that holds every image."
+        )
+    return geometry.pad(_sample(example, tasks), tasks, image_size)
+
+
+def _padding(example: dict[str, Any], tasks: Sequence[Task], image_size: tuple[int, int]) -> Sample:
+    def filled(values: np.ndarray, fill: float) -> np.ndarray:
+        return np.full((*image_size, values.shape[-1]), fill, values.dtype)
+
+    labels = {task.name: filled(example[task.name], task.ignore) for task in tasks}
+    return {"image": filled(example["image"], 0), "labels": labels, "mask": np.False_}

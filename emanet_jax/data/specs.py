@@ -51,7 +51,21 @@ DATASETS: dict[str, DatasetSpec] = {
             image_size=(288, 384),
             splits={"train": 795, "val": 654},
             module="emanet_jax.data.nyuv2",
-            forms=("mtan",),
+            forms=("mtan", "labeled"),
+        ),
+        DatasetSpec(
+            name="cityscapes",
+            image_size=(128, 256),
+            splits={"train": 2975, "val": 500},
+            module="emanet_jax.data.cityscapes",
+            forms=("mtan", "official"),
+        ),
+        DatasetSpec(
+            name="pascal_context",
+            image_size=(512, 512),
+            splits={"train": 4998, "val": 5105},
+            module="emanet_jax.data.pascal_context",
+            forms=("pascal_mt",),
         ),
     )
 }

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from emanet_jax.data import store
 from emanet_jax.data.rooms import render_room
 from emanet_jax.errors import UserError
+from emanet_jax.tasks import tasks_for
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -30,7 +31,9 @@ class Synthrooms(tfds.core.GeneratorBasedBuilder):
     url_infos = None  # nothing is downloaded; TFDS 4.9.10 needs an undeclared package to see that
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return store.info(self, self.builder_config.image_size, "uint8")
+        settings = self.builder_config
+        counts = {"train": settings.train, "val": settings.val}
+        return store.info(self, settings.image_size, "uint8", tasks_for(self.name), counts)
 
     def _split_generators(self, _: tfds.download.DownloadManager) -> dict[str, Iterator]:
         settings = self.builder_config
@@ -41,9 +44,14 @@ class Synthrooms(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, first: int, count: int) -> Iterator[tuple[int, dict]]:
         settings = self.builder_config
-        for index in range(first, first + count):
-            example = render_room(settings.seed, index, settings.image_size)
-            yield index, {**example, "image_id": f"{settings.seed}/{index}"}
+        examples = (
+            {
+                **render_room(settings.seed, index, settings.image_size),
+                "image_id": f"{settings.seed}/{index}",
+            }
+            for index in range(first, first + count)
+        )
+        return store.keyed(examples, count)
 
 
 def builder(data: ConfigDict) -> Synthrooms:

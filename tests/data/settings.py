@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from emanet_jax.data import augment
+
 SIZE = (32, 64)
 
 
@@ -12,6 +14,7 @@ def data_config(data_dir, **changes) -> ConfigDict:
         "form": "mtan",
         "manual_dir": "",
         "negate_normals": "",
+        "classes": 0,
         "data_dir": str(data_dir),
         "image_size": SIZE,
         "train_examples": 10,
@@ -24,5 +27,16 @@ def data_config(data_dir, **changes) -> ConfigDict:
     return ConfigDict({**config, **changes})
 
 
-def augment_config(flip: bool = True, scale_crop: bool = True) -> ConfigDict:
-    return ConfigDict({"flip": flip, "scale_crop": scale_crop})
+def augmentation(**changes) -> augment.Augmentation:
+    """Nothing, unless changed."""
+    off = {
+        "flip": False,
+        "scale_crop": False,
+        "scale": (1.0, 1.0),
+        "max_class_share": 1.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "saturation": 0.0,
+        "hue": 0.0,
+    }
+    return augment.from_config(ConfigDict({**off, **changes}))

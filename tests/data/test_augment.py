@@ -1,162 +1,106 @@
-"""Joint augmentation: what holds for every task, and the geometry behind depth and normals."""
+"""Random augmentation: its settings, its choices, its colours."""
 
-import dataclasses
+import colorsys
 
 import numpy as np
 import pytest
 
-from emanet_jax import tasks as all_tasks
-from emanet_jax.data import augment, camera
+from configs import common
+from emanet_jax.data import augment
 from emanet_jax.data.rooms import render_room
+from emanet_jax.errors import UserError
+from emanet_jax.tasks import tasks_for
+from tests.data.settings import augmentation
 
-TASKS = all_tasks.tasks_for("synthrooms")
+TASKS = tasks_for("synthrooms")
 SIZE = (96, 128)
+EVERYTHING = {
+    "flip": True,
+    "scale": (0.5, 2.0),
+    "max_class_share": 0.75,
+    "brightness": 0.125,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "hue": 0.1,
+}
 
 
-def sample_of(index: int, clean: bool = False, size=SIZE):
-    room = render_room(0, index, size, clean=clean)
-    return {"image": room["image"], "labels": {t.name: room[t.name] for t in TASKS}, "id": index}
+def sample_of(index: int, size=SIZE):
+    room = render_room(0, index, size)
+    return {"image": room["image"], "labels": {t.name: room[t.name] for t in TASKS}}
 
 
-def agreement(sample, view, roughness: float = 0.02, step: int = 4):
-    """Angles (degrees) between stored normals and planes through the back-projected depth."""
-    depth, normals = sample["labels"]["depth"], sample["labels"]["normals"]
-    points = camera.back_project(depth.astype(np.float64), view)
-    angles = []
-    for top in range(0, SIZE[0] - 9, step):
-        for left in range(0, SIZE[1] - 9, step):
-            patch = np.s_[top : top + 9, left : left + 9]
-            n = normals[patch].reshape(-1, 3)
-            if n.any(-1).all() and (n @ n[0] > 0.9999).all() and (depth[patch] > 0).all():
-                cloud = points[patch].reshape(-1, 3)
-                cloud = cloud - cloud.mean(0)
-                _, spread, axes = np.linalg.svd(cloud, full_matrices=False)
-                if spread[2] < roughness * spread[1]:
-                    angles.append(np.degrees(np.arccos(min(1, abs(axes[-1] @ n[0])))))
-    return np.array(angles)
+def augmented(sample, key, size=SIZE, tasks=TASKS, **settings):
+    rng = np.random.default_rng(key)
+    return augment.augment(sample, tasks, rng, augmentation(**settings), size)
 
 
-@pytest.mark.parametrize("clean", [True, False])
-def test_mirroring_twice_is_the_identity(clean):
-    sample = sample_of(0, clean)
-    twice = augment.mirror(augment.mirror(sample, TASKS), TASKS)
-    assert np.array_equal(twice["image"], sample["image"])
-    assert twice["id"] == sample["id"]
-    for task in TASKS:
-        assert np.array_equal(twice["labels"][task.name], sample["labels"][task.name])
+def test_the_default_config_mirrors_and_nothing_else():
+    how = augment.from_config(common.default_config().augment)
+    assert how == augmentation(flip=True)
 
 
-def test_a_mirrored_room_is_one_seen_by_the_mirrored_camera():
-    sample = augment.mirror(sample_of(1, clean=True), TASKS)
-    view = camera.intrinsics(SIZE)
-    mirrored = view._replace(cx=SIZE[1] - 1 - view.cx)
-    angles = agreement(sample, mirrored)
-    assert len(angles) > 50
-    assert angles.max() < 0.1
-    assert agreement(sample, view).max() > 1  # the unmirrored camera does not fit
-
-
-def test_a_zoomed_room_is_one_seen_by_a_longer_lens():
-    factor, top, left = 1.5, 13, 22
-    sample = augment.zoom(sample_of(1, clean=True), TASKS, factor, top, left)
-    view = camera.intrinsics(SIZE)
-    # Row i of the result shows row top + (i + 1/2) / factor - 1/2 of the source.
-    longer = camera.Intrinsics(
-        view.fx * factor,
-        view.fy * factor,
-        (view.cx - left + 0.5) * factor - 0.5,
-        (view.cy - top + 0.5) * factor - 0.5,
-    )
-    # Nearest neighbours shift depths by up to half a pixel, so planes come out a little rough.
-    angles, wrong = (agreement(sample, lens, roughness=0.15) for lens in (longer, view))
-    assert len(angles) > 50
-    assert np.median(angles) < 1.5
-    assert np.median(wrong) > 3 * np.median(angles)
-
-
-@pytest.mark.parametrize("factor", [1.2, 1.5])
-def test_zoom_divides_depth_and_keeps_normals_unit(factor):
-    sample = sample_of(2)
-    zoomed = augment.zoom(sample, TASKS, factor, 0, 0)
-    depth = zoomed["labels"]["depth"]
-    assert set(np.unique(depth)) <= set(
-        np.unique((sample["labels"]["depth"] / factor).astype(np.float32))
-    )
-    assert depth[0, 0] == sample["labels"]["depth"][0, 0] / np.float32(factor)
-    length = np.linalg.norm(zoomed["labels"]["normals"].astype(np.float64), axis=-1)
-    assert np.allclose(length[length > 0], 1, atol=1e-6)
-    assert set(np.unique(zoomed["labels"]["semseg"])) <= set(np.unique(sample["labels"]["semseg"]))
-    for name, label in zoomed["labels"].items():
-        assert label.dtype == sample["labels"][name].dtype
-        assert label.shape == sample["labels"][name].shape
-
-
-def test_a_window_is_where_it_was_asked_for():
-    h, w = 30, 40
-    image = np.zeros((h, w, 3), np.float32)
-    image[..., 0], image[..., 1] = np.arange(h)[:, None], np.arange(w)
-    zoomed = augment.zoom({"image": image, "labels": {}}, (), 2.0, 10, 4)["image"]
-    assert np.allclose(zoomed[0, 0, :2], (10, 4))  # clamped to the window
-    assert np.allclose(zoomed[15, 21, :2], (10 + 15.5 / 2 - 0.5, 4 + 21.5 / 2 - 0.5))
-    assert np.allclose(zoomed[-1, -1, :2], (24, 23))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_images_keep_their_type_and_range(dtype):
-    image = np.random.default_rng(0).random((32, 64, 3))
-    image = (255 * image).astype(np.uint8) if dtype == np.uint8 else image.astype(np.float32)
-    zoomed = augment.zoom({"image": image, "labels": {}}, (), 1.2, 3, 5)["image"]
-    assert zoomed.dtype == dtype
-    assert zoomed.min() >= image.min()
-    assert zoomed.max() <= image.max()
-
-
-def test_bilinear_labels_ignore_invalid_neighbours():
-    task = dataclasses.replace(TASKS[2], nearest=False)
-    normals = np.zeros((4, 4, 3), np.float32)
-    normals[:, 1:] = (0, 0.6, -0.8)
-    zoomed = augment.zoom(
-        {"image": np.zeros((4, 4, 3), np.uint8), "labels": {"normals": normals}},
-        (task,),
-        2.0,
-        0,
-        0,
-    )["labels"]["normals"]
-    valid = zoomed.any(-1)
-    assert not valid[:, :2].any()
-    assert valid[:, 2:].all()
-    assert np.allclose(zoomed[valid], (0, 0.6, -0.8))
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"flip": 1}, "augment.flip is 1 but must be True or False"),
+        ({"scale": (2.0, 0.5)}, "augment.scale is (2.0, 0.5)"),
+        ({"scale": (0.0, 1.0)}, "augment.scale is (0.0, 1.0)"),
+        ({"scale": (1.0,)}, "augment.scale is (1.0,)"),
+        ({"scale": (0.5, 2.0), "scale_crop": True}, "only one of them can scale"),
+        ({"max_class_share": 0.0}, "augment.max_class_share is 0.0"),
+        ({"max_class_share": 1.5}, "augment.max_class_share is 1.5"),
+        ({"brightness": -0.1}, "augment.brightness is -0.1"),
+        ({"contrast": 1.5}, "augment.contrast is 1.5"),
+        ({"saturation": 2.0}, "augment.saturation is 2.0"),
+        ({"hue": 0.6}, "augment.hue is 0.6 but must be between 0 (off) and 0.5"),
+        ({"hue": float("nan")}, "augment.hue is nan"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, sentence):
+    with pytest.raises(UserError) as error:
+        augmentation(**changes)
+    assert sentence in str(error.value)
 
 
 def test_augmentation_is_a_function_of_the_generator():
     sample = sample_of(3)
-    runs = [
-        augment.augment(sample, TASKS, np.random.default_rng(5), flip=True, scale_crop=True)
-        for _ in range(2)
-    ]
-    assert np.array_equal(runs[0]["image"], runs[1]["image"])
-    others = [
-        augment.augment(sample, TASKS, np.random.default_rng(k), flip=True, scale_crop=True)
-        for k in range(12)
-    ]
-    assert len({other["image"].tobytes() for other in others}) > 6
+    first, second = (augmented(sample, 5, **EVERYTHING) for _ in range(2))
+    assert np.array_equal(first["image"], second["image"])
+    for task in TASKS:
+        assert np.array_equal(first["labels"][task.name], second["labels"][task.name])
+    others = [augmented(sample, k, **EVERYTHING) for k in range(12)]
+    assert len({other["image"].tobytes() for other in others}) == 12
 
 
 def test_nothing_is_augmented_unless_asked_for():
     sample = sample_of(3)
     for k in range(8):
-        same = augment.augment(
-            sample, TASKS, np.random.default_rng(k), flip=False, scale_crop=False
-        )
-        assert np.array_equal(same["image"], sample["image"])
+        assert np.array_equal(augmented(sample, k)["image"], sample["image"])
 
 
-def test_half_of_the_images_are_mirrored_and_all_scales_occur():
+def test_each_choice_is_independent_of_what_else_is_on():
+    sample = sample_of(3)
+    for k in range(6):
+        full = augmented(sample, k, **EVERYTHING)
+        dull = augmented(sample, k, flip=True, scale=(0.5, 2.0), max_class_share=0.75)
+        straight = augmented(sample, k, **{**EVERYTHING, "flip": False})
+        for task in TASKS:
+            assert np.array_equal(full["labels"][task.name], dull["labels"][task.name])
+        here, there = full["labels"]["depth"], straight["labels"]["depth"]
+        rows, columns = (np.flatnonzero(there.any(axis)) for axis in ((1, 2), (0, 2)))
+        same = np.array_equal(here, there)
+        # Mirrored before it was padded on the right, if it was.
+        assert same or here.any((0, 2)).sum() == len(columns)
+        assert np.array_equal(np.flatnonzero(here.any((1, 2))), rows)
+
+
+def test_half_of_the_images_are_mirrored_and_all_scales_of_mtan_occur():
     image = np.tile(np.arange(64, dtype=np.float32)[:, None], (32, 1, 3))
     sample = {"image": image, "labels": {}}
     mirrored, steps = 0, set()
     for k in range(200):
-        result = augment.augment(sample, (), np.random.default_rng(k), flip=True, scale_crop=True)
+        result = augmented(sample, k, image.shape[:2], (), flip=True, scale_crop=True)
         step = result["image"][16, 33, 0] - result["image"][16, 32, 0]
         mirrored += step < 0
         steps.add(round(float(1 / abs(step)), 2))
@@ -164,11 +108,135 @@ def test_half_of_the_images_are_mirrored_and_all_scales_occur():
     assert steps == {1.0, 1.2, 1.5}
 
 
-def test_augmentation_reads_the_task_record_and_no_names():
-    """A task nobody has heard of is treated as its record says."""
-    heat = dataclasses.replace(
-        TASKS[1], name="heat", flip=lambda x: x + 1, zoom=lambda x, s: x * s, nearest=True
+def test_scales_fill_their_range_and_windows_the_picture():
+    image = np.zeros((64, 80, 3), np.float32)
+    image[..., 0], image[..., 1] = np.arange(64)[:, None], np.arange(80)
+    factors, tops, lefts = [], [], []
+    for k in range(200):
+        result = augmented({"image": image, "labels": {}}, k, (32, 32), (), scale=(0.5, 2.0))
+        picture = result["image"]
+        factors.append(1 / (picture[9, 8, 0] - picture[8, 8, 0]))
+        tops.append(picture[0, 0, 0])
+        lefts.append(picture[0, 0, 1])
+    assert 0.5 <= min(factors) < 0.6
+    assert 1.9 < max(factors) <= 2.0
+    assert 1.1 < np.mean(factors) < 1.4
+    assert min(tops) < 1
+    assert max(tops) > 40
+    assert min(lefts) < 1
+    assert max(lefts) > 55
+
+
+@pytest.mark.parametrize("size", [(60, 61), (96, 128), (150, 90), (200, 200)])
+def test_any_size_becomes_the_size_asked_for(size):
+    sample = sample_of(1, size)
+    for k in range(6):
+        result = augmented(sample, k, **EVERYTHING)
+        assert result["image"].shape == (*SIZE, 3)
+        assert result["image"].dtype == np.uint8
+        for task in TASKS:
+            label = result["labels"][task.name]
+            assert label.shape == (*SIZE, task.label_channels)
+            assert label.dtype == task.label_dtype
+        allowed = {255, *np.unique(sample["labels"]["semseg"])}
+        assert set(np.unique(result["labels"]["semseg"])) <= allowed
+
+
+def test_padding_follows_the_scaled_picture():
+    sample = sample_of(1, (64, 64))
+    sample["labels"]["semseg"][:] = 3
+    result = augmented(sample, 0, scale=(0.5, 0.5))
+    valid = TASKS[0].valid(result["labels"]["semseg"])[..., 0]
+    assert valid[:32, :32].all()
+    assert valid.sum() == 32 * 32
+
+
+def two_classes(share):
+    """A picture whose left part is class 1; windows at the right hold class 1 and 2 in halves."""
+    label = np.ones((64, 512, 1), np.uint8)
+    label[::2, int(512 * (1 - share)) :] = 2
+    return {"image": np.zeros((64, 512, 3), np.uint8), "labels": {"semseg": label}}
+
+
+def test_no_class_fills_a_window_beyond_its_limit():
+    semseg = TASKS[:1]
+    sample, size = two_classes(0.5), (64, 64)
+    shares = {}
+    for limit in (1.0, 0.75):
+        results = [augmented(sample, k, size, semseg, max_class_share=limit) for k in range(60)]
+        shares[limit] = np.array(
+            [augment.class_share(r["labels"]["semseg"], TASKS[0]) for r in results]
+        )
+    assert (shares[1.0] == 1).sum() > 15  # without a limit many windows show one class alone
+    assert (shares[0.75] <= 0.75).sum() >= 59  # 10 tries at about one half each
+
+
+def test_the_last_of_ten_windows_is_taken_if_none_will_do():
+    sample, size = two_classes(0.0), (64, 64)
+    for k in range(5):
+        result = augmented(sample, k, size, TASKS[:1], max_class_share=0.75)
+        assert (result["labels"]["semseg"] == 1).all()
+    columns = np.broadcast_to(np.arange(512, dtype=np.float32)[:, None], (64, 512, 3))
+    sample["image"] = columns
+    first, last = (
+        augmented(sample, 3, size, TASKS[:1], max_class_share=limit)["image"][0, 0, 0]
+        for limit in (1.0, 0.75)
     )
-    sample = {"image": np.zeros((32, 32, 3), np.uint8), "labels": {"heat": np.ones((32, 32, 1))}}
-    assert (augment.mirror(sample, (heat,))["labels"]["heat"] == 2).all()
-    assert (augment.zoom(sample, (heat,), 1.5, 0, 0)["labels"]["heat"] == 1.5).all()
+    assert first != last
+
+
+def test_unlabelled_pixels_do_not_count_as_a_class():
+    label = np.full((10, 10, 1), 255, np.uint8)
+    assert augment.class_share(label, TASKS[0]) == 0
+    label[0, :4] = 1
+    label[1, :6] = 2
+    assert augment.class_share(label, TASKS[0]) == pytest.approx(0.6)
+
+
+def jittered(image, count=40, **settings):
+    sample = {"image": image, "labels": {}}
+    return [augmented(sample, k, image.shape[:2], (), **settings)["image"] for k in range(count)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_colours_change_as_documented(dtype):
+    white = 255 if dtype == np.uint8 else 1
+    image = np.empty((32, 32, 3), dtype)
+    image[:] = np.array([0.5, 0.4, 0.3]) * white
+    given = image[0, 0].astype(float)
+
+    brighter = np.array([x[0, 0] for x in jittered(image, brightness=0.2)], float) - given
+    assert np.ptp(brighter, axis=1).max() <= white / 200  # the same for all channels
+    assert 0.15 < np.abs(brighter).max() / white <= 0.205
+    assert 10 < (brighter[:, 0] == 0).sum() < 30  # half of the images
+
+    stronger = np.array([x[0, 0] for x in jittered(image, contrast=0.5)], float) / given
+    assert 0.48 < stronger.min() < 0.65
+    assert 1.35 < stronger.max() < 1.52
+
+    grey = np.array([0.299, 0.587, 0.114])
+    for settings in ({"saturation": 0.5}, {"hue": 0.1}):
+        lumas = np.array([x[0, 0] @ grey for x in jittered(image, **settings)])
+        assert np.allclose(lumas, given @ grey, atol=white / 150)
+
+    hues = [colorsys.rgb_to_hsv(*(x[0, 0] / white).astype(float)) for x in jittered(image, hue=0.1)]
+    turns = np.array([(h[0] - colorsys.rgb_to_hsv(0.5, 0.4, 0.3)[0] + 0.5) % 1 - 0.5 for h in hues])
+    assert 0.06 < np.abs(turns).max() < 0.13  # a turn in YIQ is nearly one of the colour wheel
+
+
+def test_grey_has_neither_saturation_nor_hue():
+    image = np.full((32, 32, 3), 90, np.uint8)
+    for result in jittered(image, saturation=1.0, hue=0.5):
+        assert (result == 90).all()
+
+
+def test_colours_stop_at_black_and_white_and_labels_do_not_change():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[16:] = 255
+    results = jittered(image, brightness=1.0, contrast=1.0)
+    assert {0, 255} <= {int(x) for result in results for x in np.unique(result)}
+    sample = sample_of(4)
+    for k in range(4):
+        result = augmented(sample, k, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
+        for task in TASKS:
+            assert np.array_equal(result["labels"][task.name], sample["labels"][task.name])

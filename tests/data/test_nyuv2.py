@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from emanet_jax.data import nyuv2, pipeline
+from emanet_jax.data import nyuv2, nyuv2_mtan, pipeline
 from emanet_jax.errors import UserError
 from tests.data.layouts import write_mtan
 from tests.data.settings import SIZE, data_config
@@ -41,7 +41,7 @@ def test_examples_are_the_files_in_natural_order(tmp_path, dtype, label_dtype):
             f"{split}/{i}" for i in range(count)
         ]
         for i in (0, count - 1):
-            raw = {f: np.load(root / split / f / f"{i}.npy") for f in nyuv2.FIELDS}
+            raw = {f: np.load(root / split / f / f"{i}.npy") for f in nyuv2_mtan.FIELDS}
             example = source[i]
             assert example["image"].dtype == np.float32
             assert np.array_equal(example["image"], raw["image"].astype(np.float32))
@@ -95,7 +95,7 @@ def test_changed_or_other_folders_are_other_data_sets(root, pristine, tmp_path):
     names.append(_name(root, tmp_path))
     os.utime(path, ns=(0, 0))
     names.append(_name(root, tmp_path))
-    for field in nyuv2.FIELDS:
+    for field in nyuv2_mtan.FIELDS:
         (root / "val" / field / "1.npy").unlink()
     names.append(_name(root, tmp_path))
     assert len(set(names)) == len(names)
@@ -222,7 +222,8 @@ def test_faults_in_the_folder(root, tmp_path, fault):
         ({"manual_dir": "/no/such/folder"}, "there is no folder /no/such/folder"),
         ({"image_size": (288, 384)}, r"\(32, 64, 3\) but config.data.image_size is \(288, 384\)"),
         ({"negate_normals": "w"}, "negate_normals is 'w'"),
-        ({"form": "labelled"}, "form is 'labelled'"),
+        ({"form": "labelled"}, "form is 'labelled' but nyuv2 knows: mtan, labeled"),
+        ({"classes": 40}, "classes is 40 but the labels of form 'mtan' know 13 classes"),
     ],
 )
 def test_faults_in_the_config(root, tmp_path, changes, words):

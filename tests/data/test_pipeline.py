@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from emanet_jax.data import pipeline
+from emanet_jax.data.rooms import render_room
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
-from tests.data.settings import SIZE, augment_config, data_config
+from tests.data.settings import SIZE, augmentation, data_config
 
 TASKS = tasks_for("synthrooms")
 
@@ -26,13 +27,18 @@ def train(builder):
     return pipeline.load(builder, "train")
 
 
-def stream(source, batch_size=4, seed=0, augment=None, **processes):
+PLAIN = augmentation()
+RANDOM = augmentation(flip=True, scale_crop=True)
+
+
+def stream(source, batch_size=4, seed=0, augmentation=RANDOM, size=SIZE, **processes):
     return pipeline.train_dataset(
         source,
         TASKS,
         batch_size=batch_size,
         seed=seed,
-        augment=augment or augment_config(),
+        augmentation=augmentation,
+        image_size=size,
         **processes,
     )
 
@@ -59,12 +65,14 @@ def test_a_batch_has_the_shapes_and_types_of_the_contract(train):
 
 def test_a_subset_of_tasks_gives_their_labels_alone(train):
     depth = tasks_for("synthrooms", ["depth"])
-    dataset = pipeline.train_dataset(train, depth, batch_size=2, seed=0, augment=augment_config())
+    dataset = pipeline.train_dataset(
+        train, depth, batch_size=2, seed=0, augmentation=RANDOM, image_size=SIZE
+    )
     assert list(dataset[0]["labels"]) == ["depth"]
 
 
 def test_every_epoch_shows_every_image_once_in_another_order(train):
-    plain = stream(train, batch_size=5, augment=augment_config(flip=False, scale_crop=False))
+    plain = stream(train, batch_size=5, augmentation=PLAIN)
     names = {train[i]["image"].tobytes(): i for i in range(10)}
     order = [names[image.tobytes()] for k in range(6) for image in plain[k]["image"]]
     epochs = [order[i : i + 10] for i in (0, 10, 20)]
@@ -74,8 +82,7 @@ def test_every_epoch_shows_every_image_once_in_another_order(train):
 
 def test_batches_run_across_the_end_of_an_epoch(train):
     """Ten images in batches of four: no image is dropped."""
-    plain = augment_config(flip=False, scale_crop=False)
-    fours, fives = stream(train, 4, augment=plain), stream(train, 5, augment=plain)
+    fours, fives = stream(train, 4, augmentation=PLAIN), stream(train, 5, augmentation=PLAIN)
     first = np.concatenate([fours[k]["image"] for k in range(5)])
     second = np.concatenate([fives[k]["image"] for k in range(4)])
     assert np.array_equal(first, second)
@@ -89,9 +96,8 @@ def test_a_later_epoch_is_augmented_anew(train):
 
 
 def test_seeds_matter_and_neighbouring_seeds_share_no_epoch(train):
-    plain = augment_config(flip=False, scale_crop=False)
     orders = {
-        (seed, k): stream(train, 10, seed, plain)[k]["image"].tobytes()
+        (seed, k): stream(train, 10, seed, PLAIN)[k]["image"].tobytes()
         for seed in (0, 1)
         for k in range(3)
     }
@@ -167,7 +173,12 @@ def test_evaluation_covers_every_image_once(train, batch_size, count):
     shares = [
         list(
             pipeline.eval_batches(
-                train, TASKS, batch_size=batch_size, process_index=p, process_count=count
+                train,
+                TASKS,
+                batch_size=batch_size,
+                image_size=SIZE,
+                process_index=p,
+                process_count=count,
             )
         )
         for p in range(count)
@@ -191,11 +202,54 @@ def test_evaluation_covers_every_image_once(train, batch_size, count):
 
 
 def test_an_abandoned_evaluation_stops_reading(train):
-    batches = pipeline.eval_batches(train, TASKS, batch_size=2)
+    batches = pipeline.eval_batches(train, TASKS, batch_size=2, image_size=SIZE)
     next(batches)
     batches.close()
     with pytest.raises(StopIteration):
         next(batches)
+
+
+SIZES = ((30, 50), (64, 20), (32, 64), (17, 64), (40, 90))
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """Rooms of several sizes, as the photographs of PASCAL are."""
+    return [
+        {**render_room(0, i, size, clean=True), "image_id": f"room {i}"}
+        for i, size in enumerate(SIZES)
+    ]
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
+def test_images_of_any_size_make_a_training_batch(varied, scale):
+    dataset = stream(varied, 5, augmentation=augmentation(scale=scale), size=(32, 64))
+    for k in range(4):
+        batch = dataset[k]
+        assert batch["image"].shape == (5, 32, 64, 3)
+        assert all(batch["labels"][t.name].shape[:3] == (5, 32, 64) for t in TASKS)
+        valid = TASKS[0].valid(batch["labels"]["semseg"])
+        assert valid.any((1, 2, 3)).all()
+        assert not valid.all()
+
+
+def test_evaluation_pads_smaller_images_and_counts_every_pixel(varied):
+    batches = list(pipeline.eval_batches(varied, TASKS, batch_size=2, image_size=(64, 96)))
+    assert sum(batch["mask"].sum() for batch in batches) == len(varied)
+    rows = [{k: v[i] for k, v in leaves(batch).items()} for batch in batches for i in range(2)]
+    for example, row in zip(varied, rows, strict=False):
+        h, w, _ = example["image"].shape
+        assert np.array_equal(row["image"][:h, :w], example["image"])
+        for task in TASKS:
+            valid = task.valid(row[task.name])
+            assert np.array_equal(row[task.name][:h, :w], example[task.name])
+            assert valid.sum() == task.valid(example[task.name]).sum()
+
+
+def test_evaluation_refuses_an_image_that_it_would_have_to_cut(varied):
+    batches = pipeline.eval_batches(varied, TASKS, batch_size=1, image_size=(64, 64))
+    with pytest.raises(UserError, match=r"image room 4 is 40x90, larger than .*\(64, 64\)"):
+        list(batches)
 
 
 def test_faults_are_named(train):
@@ -204,4 +258,4 @@ def test_faults_are_named(train):
     with pytest.raises(UserError, match="nothing to train on"):
         stream([])
     with pytest.raises(UserError, match="batch of 0"):
-        next(pipeline.eval_batches(train, TASKS, batch_size=0))
+        next(pipeline.eval_batches(train, TASKS, batch_size=0, image_size=SIZE))

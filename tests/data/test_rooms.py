@@ -7,7 +7,7 @@ import pytest
 
 from emanet_jax.data import camera
 from emanet_jax.data.rooms import layout, raycast, render_room, scene, sensor
-from emanet_jax.tasks import NYU13
+from emanet_jax.palettes import NYU13
 
 SIZE = (48, 64)
 

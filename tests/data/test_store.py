@@ -1,5 +1,6 @@
 """Built data sets: complete or absent, whole or refused, never another's."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -9,8 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
-from emanet_jax.data import pipeline, specs, synthrooms
+from emanet_jax import tasks
+from emanet_jax.data import pipeline, specs, store, synthrooms
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import DATASET_TASKS
 from tests.conftest import ROOT
@@ -127,6 +131,79 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("incomplete*"))
     monkeypatch.undo()
     assert len(pipeline.load(pipeline.prepare(config), "train")) == 10
+
+
+def test_the_bar_tells_how_many_examples_there_will_be(tmp_path, capfd):
+    pipeline.prepare(data_config(tmp_path))
+    shown = capfd.readouterr().err
+    assert "Generating train examples...:   0%|          | 0/10" in shown
+    assert "Generating val examples...:   0%|          | 0/3" in shown
+
+
+def test_a_data_set_beyond_the_memory_is_sorted_piece_by_piece(built, tmp_path, monkeypatch):
+    """TFDS moves to the disk what is above a limit and sorts it by buckets, one at a time."""
+    pieces = []
+
+    def read_values(bucket):
+        values = list(read(bucket))
+        pieces.append(len(values))
+        return values
+
+    read = shuffle._Bucket.read_values
+    monkeypatch.setattr(store, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(shuffle, "BUCKETS_NUMBER", 20)
+    monkeypatch.setattr(shuffle._Bucket, "read_values", read_values)
+    config = data_config(tmp_path / "again")
+    again = pipeline.prepare(config)
+    assert sum(pieces) == 13
+    assert max(pieces) == 1
+    first, second = ([p.read_bytes() for p in shards(b.data_dir)] for b in (built[1], again))
+    assert first == second
+
+
+class Anything(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Labels of tasks that no data set has, at sizes of their own."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "anything"
+    url_infos = None
+    tasks = (
+        dataclasses.replace(tasks.depth(), name="flow", label_channels=2, label_dtype=np.float16),
+        dataclasses.replace(tasks.depth(), name="count", label_dtype=np.int32),
+    )
+
+    def _info(self):
+        return store.info(self, None, "float32", self.tasks, {"train": 3})
+
+    def _split_generators(self, _):
+        return {"train": store.keyed(map(self.example, range(3)), 3)}
+
+    def _generate_examples(self):
+        raise AssertionError("the splits bring their own examples")
+
+    @staticmethod
+    def example(i: int) -> dict:
+        rng, size = np.random.default_rng(i), (5 + i, 9 - 2 * i)
+        return {
+            "image": rng.random((*size, 3), np.float32),
+            "flow": rng.random((*size, 2)).astype(np.float16),
+            "count": rng.integers(-5, 5, (*size, 1)).astype(np.int32),
+            "image_id": f"number {i}",
+        }
+
+
+def test_new_tasks_and_sizes_of_their_own_need_no_change(tmp_path):
+    def make():
+        return Anything(data_dir=tmp_path, file_format="array_record")
+
+    source = pipeline.load(store.build(make, tmp_path / "anything"), "train")
+    assert len(source) == 3
+    for i in (2, 0, 1):
+        expected = Anything.example(i)
+        assert set(source[i]) == set(expected)
+        for name, value in expected.items():
+            assert np.array_equal(source[i][name], value)
+            assert getattr(source[i][name], "dtype", None) == getattr(value, "dtype", None)
 
 
 _SLOW_BUILD = """

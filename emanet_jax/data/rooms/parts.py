@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from numpy.random import Generator
 
-from emanet_jax.tasks import NYU13
+from emanet_jax.palettes import NYU13
 
 CLASS = {name: index for index, name in enumerate(NYU13)}
 
