@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks.timing import machine, size
-from emanet_jax import models, optim, parallel, steps
+from emanet_jax import balancing, models, optim, parallel, steps
 from emanet_jax.tasks import Task, tasks_for
 
 
@@ -40,12 +40,14 @@ def run(image_size: tuple[int, int], backbone: str, count: int, compile_only: bo
     model = models.build("ema_net", tasks, backbone=backbone, image_size=image_size)
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, count), l2=1e-4)
     options = parallel.compiler_options(parallel.make_mesh())
-    create = functools.partial(steps.create_state, model, optimizer, image_size, 0)
+    balance = balancing.fixed([task.name for task in tasks], steps_per_epoch=1)
+    create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=tasks,
         weights={task.name: 1.0 for task in tasks},
+        balancing=balance,
         optimizer=optimizer,
         statistics="imagenet",
     )

@@ -67,12 +67,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     columns = {}
     for image_size in args.image_size:
         grids = [tuple(side // STRIDE for side in hw) for hw in (trained, image_size)]
-        experiment = make_experiment(at_size(config, image_size))
+        resized = at_size(config, image_size)
+        experiment = make_experiment(resized)
         adapted = jax.device_put(
             adapt_resolution(state, *grids), parallel.replicated(experiment.mesh)
         )
         name = "x".join(map(str, image_size))
-        columns[name], _ = train.evaluate_split(config, experiment, adapted)
+        columns[name], _ = train.evaluate_split(resized, experiment, adapted)
     print(f"trained at {trained[0]}x{trained[1]}, evaluated at:")
     print(logs.table(columns))
     return columns

@@ -2,8 +2,8 @@
 
 import functools
 import json
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -13,11 +13,13 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from emanet_jax import metrics, models, optim, parallel, steps
+from emanet_jax import balancing, metrics, models, optim, parallel, steps
 from emanet_jax.checkpoint import Score
-from emanet_jax.data import pipeline
+from emanet_jax.data import augment, pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import Task, tasks_for
+
+HOST_METRICS = ("always", "last", "never")  # at which evaluations the tasks' host metrics are made
 
 
 class Experiment(NamedTuple):
@@ -53,27 +55,25 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         UserError: the config asks for something that does not exist or fit.
     """
     _check_counts(config)
-    tasks = tasks_for(config.data.dataset, config.tasks)
+    tasks, model = make_network(config)
     weights = {task.name: task_weight(config, task) for task in tasks}
     if config.image_statistics not in steps.IMAGE_STATISTICS:
         raise UserError(
             f"config.image_statistics is '{config.image_statistics}'; known: "
             f"{', '.join(steps.IMAGE_STATISTICS)}."
         )
-    score = make_score(config.checkpoint, tasks)
+    if config.host_metrics not in HOST_METRICS:
+        raise UserError(
+            f"config.host_metrics is '{config.host_metrics}'; it must be one of "
+            f"{', '.join(HOST_METRICS)}."
+        )
+    score = make_score(config.checkpoint, tasks, config.host_metrics)
+    augmentation = augment.from_config(config.augment)
     mesh = parallel.make_mesh(config.mesh.rows)
     for name in ("batch_size", "eval_batch_size"):
         parallel.check_batch_size(name, config[name], mesh, jax.process_count())
     image_size = tuple(config.data.image_size)
     parallel.check_rows(image_size, mesh)
-    model = models.build(
-        config.model.name,
-        tasks,
-        backbone=config.model.backbone,
-        image_size=image_size,
-        variant=config.model.variant,
-        **config.model.overrides,
-    )
 
     builder = pipeline.prepare(config.data)
     train_source = pipeline.load(builder, "train", cache=config.data.cache)
@@ -82,7 +82,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         tasks,
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=config.augment,
+        augmentation=augmentation,
+        image_size=image_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -95,6 +96,9 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         config.optimizer.warmup_steps,
     )
     optimizer = optim.make_optimizer(schedule, config.optimizer.l2, config.optimizer.clip_norm)
+    balance = balancing.make_balancing(
+        config.balancing, [task.name for task in tasks], max(1, round(steps_per_epoch))
+    )
 
     on_all = parallel.replicated(mesh)
     jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
@@ -111,11 +115,19 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         train_data=train_data,
         val_source=pipeline.load(builder, "val", cache=config.data.cache),
         init=jit(
-            functools.partial(steps.create_state, model, optimizer, image_size, config.seed),
+            functools.partial(
+                steps.create_state, model, optimizer, balance, image_size, config.seed
+            ),
             out_shardings=on_all,
         ),
         train_step=jit(
-            functools.partial(steps.train_step, weights=weights, optimizer=optimizer, **common),
+            functools.partial(
+                steps.train_step,
+                weights=weights,
+                balancing=balance,
+                optimizer=optimizer,
+                **common,
+            ),
             donate_argnums=0,
             out_shardings=on_all,
         ),
@@ -124,6 +136,31 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
             out_shardings=(on_all, parallel.maps(mesh)),
         ),
     )
+
+
+def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], nn.Module]:
+    """The tasks and the network that predicts them."""
+    tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
+    model = models.build(
+        config.model.name,
+        tasks,
+        backbone=config.model.backbone,
+        image_size=tuple(config.data.image_size),
+        variant=config.model.variant,
+        **config.model.overrides,
+    )
+    return tasks, model
+
+
+def first_state(
+    config: ml_collections.ConfigDict, tasks: tuple[Task, ...], variables: Mapping[str, Any]
+) -> steps.TrainState:
+    """The state of a run that starts from these variables; needs no data."""
+    optimizer = optim.make_optimizer(
+        optax.constant_schedule(0.0), config.optimizer.l2, config.optimizer.clip_norm
+    )
+    balance = balancing.make_balancing(config.balancing, [task.name for task in tasks], 1)
+    return steps.first_state(variables, optimizer, balance, config.seed)
 
 
 def _check_counts(config: ml_collections.ConfigDict) -> None:
@@ -149,28 +186,48 @@ def task_weight(config: ml_collections.ConfigDict, task: Task) -> float:
     return config.task_weights[task.name]
 
 
-def make_score(checkpoint: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Score:
+def make_score(
+    checkpoint: ml_collections.ConfigDict, tasks: tuple[Task, ...], host_metrics: str
+) -> Score:
     """How checkpoints are ranked: {"task/metric": value} to a number, larger is better.
 
     Raises:
-        UserError: config.checkpoint.best_metric is not one of these tasks', or is delta_m without
-            a reference.
+        UserError: config.checkpoint.best_metric is not one of these tasks', is delta_m without a
+            reference that has their metrics, or is not part of every evaluation.
     """
     name = checkpoint.best_metric or f"{tasks[0].name}/{tasks[0].primary}"
-    if name == "delta_m":
-        path = epath.Path(checkpoint.reference)
-        if not path.is_file():
-            raise UserError(
-                "config.checkpoint.best_metric is 'delta_m', but config.checkpoint.reference, "
-                f"'{checkpoint.reference}', is no results.json of a single-task run."
-            )
-        reference = json.loads(path.read_text())
-        return lambda values: metrics.delta_m(values, reference, tasks)
+    primaries = [f"{task.name}/{task.primary}" for task in tasks]
     known = [f"{task.name}/{metric}" for task in tasks for metric in task.metric_names()]
-    if name not in known:
+    if name not in ("delta_m", *known):
         raise UserError(
             f"config.checkpoint.best_metric is '{name}'; it must be delta_m or one of "
             f"{', '.join(known)}."
         )
+    needed = primaries if name == "delta_m" else [name]
+    on_host = {f"{task.name}/{metric}" for task in tasks for metric in task.host_metric_names()}
+    if host_metrics != "always" and on_host & set(needed):
+        raise UserError(
+            f"config.host_metrics is '{host_metrics}', but config.checkpoint.best_metric, "
+            f"'{name}', needs {', '.join(on_host & set(needed))} at every evaluation: set "
+            "config.host_metrics to 'always' or choose another metric."
+        )
+    if name == "delta_m":
+        reference = _read_reference(checkpoint.reference, primaries)
+        return lambda values: metrics.delta_m(values, reference, tasks)
     sign = 1 if metrics.higher_is_better(name) else -1
     return lambda values: sign * values[name]
+
+
+def _read_reference(file: str, names: list[str]) -> dict[str, float]:
+    """The values of a single-task run, whose results.json has all of `names`."""
+    path = epath.Path(file)
+    if not path.is_file():
+        raise UserError(
+            "config.checkpoint.best_metric is 'delta_m', but config.checkpoint.reference, "
+            f"'{file}', is no results.json of a single-task run."
+        )
+    reference = json.loads(path.read_text())
+    missing = [name for name in names if name not in reference]
+    if missing:
+        raise UserError(f"config.checkpoint.reference, '{file}', lacks {', '.join(missing)}.")
+    return reference

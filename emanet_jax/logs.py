@@ -148,9 +148,8 @@ class TrainLog:
 
     def evaluation(self, step: int, values: Mapping[str, float], panel: np.ndarray) -> None:
         """Call after an evaluation; also leaves its panel and results in the workdir."""
-        shown = "  ".join(
-            f"{t.name}/{t.primary} {values[f'{t.name}/{t.primary}']:.4g}" for t in self._tasks
-        )
+        primaries = (f"{task.name}/{task.primary}" for task in self._tasks)
+        shown = "  ".join(f"{name} {values[name]:.4g}" for name in primaries if name in values)
         say(f"  evaluation  {shown}")
         self._writer.write_scalars(step, {f"eval/{k}": v for k, v in values.items()})
         self._writer.write_images(step, {"panel": panel[None]})
@@ -192,12 +191,20 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds // 60 % 60:02}m"
 
 
+def _cell(column: Mapping[str, float], row: str) -> str:
+    return f"{column[row]:.4g}" if row in column else "-"
+
+
 def table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """Aligned text table of {column title: {metric: value}}, a metric a row."""
-    rows = list(next(iter(columns.values())))
+    """Aligned text table of {column title: {metric: value}}, a metric a row; "-" if it is missing.
+
+    The column with most metrics gives their order.
+    """
+    by_length = sorted(columns.values(), key=len, reverse=True)
+    rows = dict.fromkeys(name for column in by_length for name in column)
     lines = [
         ["metric", *columns],
-        *([row, *(f"{column[row]:.4g}" for column in columns.values())] for row in rows),
+        *([row, *(_cell(column, row) for column in columns.values())] for row in rows),
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [

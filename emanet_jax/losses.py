@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -50,10 +51,51 @@ def normals_l1(prediction: Array, label: Array, valid: Array) -> Array:
     return masked_mean(jnp.sum(error, axis=-1, keepdims=True), valid)
 
 
+def balanced_cross_entropy(prediction: Array, label: Array, valid: Array) -> Array:
+    """Two-class cross-entropy in nats, in which rare positives weigh as much as negatives.
+
+    With p the share of positives among all valid pixels of the batch, positives weigh 1 - p and
+    negatives p; the sum is divided by the number of valid pixels.
+
+    Args:
+        prediction: logits (b, h, w, 2).
+        label: (b, h, w, 1), 1 = positive, 0 = negative.
+        valid: (b, h, w, 1) bool.
+    """
+    logits, positive = widen(prediction), label[..., 0] > 0.5
+    share = masked_mean(positive.astype(logits.dtype), valid[..., 0])
+    values = optax.softmax_cross_entropy_with_integer_labels(logits, positive.astype(jnp.int32))
+    return masked_mean(values * jnp.where(positive, 1 - share, share), valid[..., 0])
+
+
+def balanced_bce(
+    prediction: Array, label: Array, valid: Array, positive_weight: float = 0.95
+) -> Array:
+    """Binary cross-entropy in nats; positives weigh w = `positive_weight`, negatives 1 - w.
+
+    Args:
+        prediction: logits (b, h, w, 1).
+        label: (b, h, w, 1), 1 = positive, 0 = negative.
+        valid: (b, h, w, 1) bool.
+        positive_weight: between 0 and 1.
+    """
+    logit = widen(prediction)
+    values = jnp.where(
+        label > 0.5,
+        positive_weight * jax.nn.softplus(-logit),
+        (1 - positive_weight) * jax.nn.softplus(logit),
+    )
+    return masked_mean(values, valid)
+
+
 class LossTerms(NamedTuple):
-    """The scalar that is differentiated and what it is made of, before task weights."""
+    """The total of the fixed weights and what it is made of: `weighted` adds up to it.
+
+    `final` and `auxiliary` are before task weights.
+    """
 
     total: Array
+    weighted: dict[str, Array]
     final: dict[str, Array]
     auxiliary: dict[str, Array]  # mean over the auxiliary levels; 0 where there are none
 
@@ -74,7 +116,7 @@ def multi_task_loss(
         tasks: the tasks to add, each with its own loss and notion of a valid pixel.
         weights: {task: weight}.
     """
-    final, auxiliary, total = {}, {}, 0.0
+    final, auxiliary, weighted = {}, {}, {}
     for task in tasks:
         label = labels[task.name]
         valid = task.valid(label) & mask[:, None, None, None]
@@ -85,5 +127,5 @@ def multi_task_loss(
         ]
         final[task.name] = task.loss(predictions.final[task.name], label, valid)
         auxiliary[task.name] = sum(levels) / len(levels) if levels else jnp.zeros(())
-        total += weights[task.name] * (final[task.name] + auxiliary[task.name])
-    return LossTerms(total, final, auxiliary)
+        weighted[task.name] = weights[task.name] * (final[task.name] + auxiliary[task.name])
+    return LossTerms(sum(weighted.values()), weighted, final, auxiliary)

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
+from emanet_jax.losses import balanced_bce
 from emanet_jax.ops import unit_vectors, widen
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ class Confusion(Sums):
         A class in neither label nor prediction is left out of the mean, or counts 0 with
         `absent_class="zero"` (the reference's PASCAL code).
         """
-        counts = np.asarray(self.counts, np.float64)
-        iou = np.nan_to_num(self.iou()) if self.absent_class == "zero" else self.iou()
+        counts, iou = np.asarray(self.counts, np.float64), self.iou()
+        if self.absent_class == "zero" and counts.any():
+            iou = np.nan_to_num(iou)
         present = iou[~np.isnan(iou)]
         return {
             "miou_percent": 100 * _ratio(present.sum(), len(present)),
@@ -196,6 +198,68 @@ class AngleErrors(Sums):
         bin_ = int(np.searchsorted(below, self.count / 2, side="left")) - 1
         inside = (self.count / 2 - below[bin_]) / (below[bin_ + 1] - below[bin_])
         return float((bin_ + inside) / _ANGLE_BINS_PER_DEGREE)
+
+
+_THRESHOLDS = np.arange(1, 20) / 20  # 0.05, 0.10, ..., 0.95
+
+
+class SaliencyCounts(Sums):
+    """Counts of pixels for the F-measure of saliency, at thresholds 0.05, 0.10, ..., 0.95."""
+
+    hit: Array  # (19,) int32: salient and predicted so
+    predicted: Array  # (19,) int32
+    salient: Array
+
+    @classmethod
+    def of(
+        cls, prediction: Array, label: Array, valid: Array, released: bool = False
+    ) -> "SaliencyCounts":
+        """Counts of probabilities (b, h, w, 1) above the thresholds.
+
+        `released=True` applies a sigmoid to the probabilities first, as the reference code does.
+        """
+        probability = jax.nn.sigmoid(prediction) if released else prediction
+        salient = label > 0.5
+        above = [probability > threshold for threshold in _THRESHOLDS]
+        return cls(
+            hit=jnp.stack([_count(a & salient, valid) for a in above]),
+            predicted=jnp.stack([_count(a, valid) for a in above]),
+            salient=_count(salient, valid),
+        )
+
+    def compute(self) -> dict[str, float]:
+        """`maxf_percent`: best F over the thresholds, beta^2 = 0.3; NaN if nothing is salient."""
+        if not self.salient:
+            return {"maxf_percent": float("nan")}
+        # F = (1 + beta^2) P R / (beta^2 P + R), multiplied out.
+        f_measure = 1.3 * np.asarray(self.hit) / (0.3 * self.salient + np.asarray(self.predicted))
+        return {"maxf_percent": 100 * float(f_measure.max())}
+
+
+class EdgeLoss(Sums):
+    """Sum of the balanced cross-entropy of edge probabilities."""
+
+    count: Array
+    value: Array
+
+    @classmethod
+    def of(
+        cls, prediction: Array, label: Array, valid: Array, released: bool = False
+    ) -> "EdgeLoss":
+        """Sums over probabilities (b, h, w, 1).
+
+        `released=True` takes the probabilities for logits, as the reference code does.
+        """
+        probability = widen(prediction)
+        # Probabilities that were rounded to 0 or 1 keep a finite loss, that of a logit of 16.6.
+        logit = jax.scipy.special.logit(jnp.clip(probability, 2**-24, 1 - 2**-24))
+        logit = probability if released else logit
+        mean, count = balanced_bce(logit, label, valid), _count(valid, valid)
+        return cls(count=count, value=mean * count)
+
+    def compute(self) -> dict[str, float]:
+        """`loss`: the mean over pixels, in nats."""
+        return {"loss": _ratio(self.value, self.count)}
 
 
 def delta_m(

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
+from emanet_jax.balancing import Balancing
 from emanet_jax.losses import multi_task_loss
 from emanet_jax.metrics import Sums
 from emanet_jax.tasks import Task
@@ -30,24 +31,38 @@ class TrainState(struct.PyTreeNode):
     step: Array  # () int32: number of updates so far, and index of the next batch
     params: Any
     batch_stats: Any
-    opt_state: optax.OptState
+    balancing: Any  # {"trained", "memory"} of how the losses are balanced
+    opt_state: optax.OptState  # of (params, balancing["trained"])
     rng: Array  # key data; dropout keys are folded from it and the step
 
 
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    balancing: Balancing,
     image_size: tuple[int, int],
     seed: int,
 ) -> TrainState:
     """A fresh state for images (h, w) = `image_size`; the same seed gives the same bits."""
-    params_key, dropout_key = jax.random.split(jax.random.key(seed))
+    params_key, _ = jax.random.split(jax.random.key(seed))
     variables = model.init(params_key, jnp.zeros((1, *image_size, 3)), train=False)
+    return first_state(variables, optimizer, balancing, seed)
+
+
+def first_state(
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    balancing: Balancing,
+    seed: int,
+) -> TrainState:
+    """The state of a run that starts from these variables {"params", "batch_stats"}."""
+    _, dropout_key = jax.random.split(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
+        balancing={"trained": balancing.trained, "memory": balancing.memory},
+        opt_state=optimizer.init((variables["params"], balancing.trained)),
         rng=jax.random.key_data(dropout_key),
     )
 
@@ -66,6 +81,7 @@ def train_step(
     model: nn.Module,
     tasks: Sequence[Task],
     weights: Mapping[str, float],
+    balancing: Balancing,
     optimizer: optax.GradientTransformation,
     statistics: str,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -77,17 +93,21 @@ def train_step(
         model: images to `Predictions`.
         tasks: the tasks whose losses are added.
         weights: {task: weight}.
+        balancing: how the weighted losses become one.
         optimizer: the optax chain.
         statistics: a key of `IMAGE_STATISTICS`.
 
     Returns:
         The next state, and scalars: loss, loss_TASK, loss_TASK_auxiliary (before task weights),
-        grad_norm, param_norm.
+        weight_TASK (where weights change), grad_norm, param_norm.
     """
     images = normalise(batch["image"], statistics)
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-    def loss_fn(params: Any) -> tuple[Array, Any]:
+    memory = state.balancing["memory"]
+
+    def loss_fn(trained: tuple[Any, Any]) -> tuple[Array, Any]:
+        params, balance = trained
         predictions, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -96,21 +116,26 @@ def train_step(
             rngs={"dropout": dropout_key},
         )
         terms = multi_task_loss(predictions, batch["labels"], batch["mask"], tasks, weights)
-        return terms.total, (terms, updates["batch_stats"])
+        return balancing.total(terms.weighted, balance, memory), (terms, updates["batch_stats"])
 
-    (_, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    trained = (state.params, state.balancing["trained"])
+    (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params, balance = optax.apply_updates(trained, updates)
+    factors = balancing.weights(trained[1], memory)
     scalars = {
-        "loss": terms.total,
+        "loss": loss,
         **{f"loss_{name}": value for name, value in terms.final.items()},
         **{f"loss_{name}_auxiliary": value for name, value in terms.auxiliary.items()},
+        **{f"weight_{name}": value for name, value in factors.items()},
         "grad_norm": optax.tree.norm(grads),
         "param_norm": optax.tree.norm(state.params),
     }
     state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
+        balancing={"trained": balance, "memory": balancing.remember(terms.weighted, memory)},
         opt_state=opt_state,
     )
     return state, scalars

@@ -7,15 +7,28 @@ set supplies its label, one entry of `DATASET_TASKS`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from emanet_jax import losses, metrics
+from emanet_jax import losses, metrics, palettes
+from emanet_jax.boundaries import BoundaryCounts
 from emanet_jax.errors import UserError
 from emanet_jax.ops import unit_vectors, widen
+from emanet_jax.palettes import (
+    CITYSCAPES7,
+    CITYSCAPES19,
+    NYU13,
+    NYU40,
+    PARTS7,
+    PASCAL21,
+    Palette,
+)
 
 
 def _unchanged(label: np.ndarray, *_: float) -> np.ndarray:
@@ -34,7 +47,9 @@ class Task:
         ignore: a label pixel is invalid if all its channels have this value.
         loss: (prediction (b, h, w, channels), label, valid (b, h, w, 1)) to a scalar.
         activation: prediction to what a person reads (b, h, w, k): ids, metres, unit vectors.
-        metric: (activated prediction, label, valid) to `metrics.Sums`.
+        metric: (activated prediction, label, valid) to `metrics.Sums`, inside jit.
+        host_metric: a second metric, too intricate for jit: NumPy arrays (h, w, k) of one image's
+            activated prediction, label and valid to `metrics.Sums` with other names.
         primary: the metric that stands for the task in delta_m and checkpoint choice.
         to_rgb: label or activated prediction (h, w, k) to uint8 (h, w, 3) without regard to
             validity; `colours` is what pictures use.
@@ -58,15 +73,25 @@ class Task:
     zoom: Callable[[np.ndarray, float], np.ndarray] = _unchanged
     nearest: bool = True
     class_names: tuple[str, ...] = ()
+    host_metric: Callable[[np.ndarray, np.ndarray, np.ndarray], metrics.Sums] | None = None
 
     def valid(self, label: Array) -> Array:
         """Where a label (..., k) carries information: bool (..., 1)."""
-        return (label != self.ignore).any(axis=-1, keepdims=True)
+        channels = (label[..., k : k + 1] != self.ignore for k in range(label.shape[-1]))
+        return functools.reduce(operator.or_, channels)  # NumPy reduces a short axis slowly
 
     def metric_names(self) -> tuple[str, ...]:
-        """The names of the metric's values, as `metric(...).compute()` gives them."""
+        """The names of the metrics' values, as `compute()` gives them; the host metric's last."""
         nothing = jnp.zeros((1, 1, 1, self.label_channels))
-        return tuple(self.metric(nothing, nothing, nothing[..., :1] > 0).compute())
+        names = self.metric(nothing, nothing, nothing[..., :1] > 0).compute()
+        return (*names, *self.host_metric_names())
+
+    def host_metric_names(self) -> tuple[str, ...]:
+        """The names of the host metric's values, which not every evaluation gives."""
+        if self.host_metric is None:
+            return ()
+        nothing = np.zeros((1, 1, self.label_channels))
+        return tuple(self.host_metric(nothing, nothing, nothing[..., :1] > 0).compute())
 
     def colours(self, values: np.ndarray) -> np.ndarray:
         """Picture (h, w, 3) uint8 of a label or activated prediction; invalid pixels are black."""
@@ -74,28 +99,15 @@ class Task:
         return np.where(self.valid(values), self.to_rgb(values), 0).astype(np.uint8)
 
 
-def _palette_rgb(values: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    return palette[np.minimum(values[..., 0].astype(np.int64), len(palette) - 1)]
-
-
-def _colour_map_rgb(values: np.ndarray, limit: float) -> np.ndarray:
-    import matplotlib  # only where pictures are made
-
-    scaled = np.clip(values[..., 0] / limit, 0, 1)
-    return matplotlib.colormaps["viridis_r"](scaled, bytes=True)[..., :3]
-
-
-def _vectors_rgb(values: np.ndarray) -> np.ndarray:
-    # Viewer-facing axes: right is red, up is green, towards the camera is blue.
-    return np.clip(127.5 * (1 + values * np.array([1, -1, -1])), 0, 255)
-
-
 def _argmax(prediction: Array) -> Array:
     return jnp.argmax(prediction, axis=-1, keepdims=True)
 
 
-def semseg(classes: Mapping[str, tuple[int, int, int]]) -> Task:
-    """Semantic segmentation over `classes` {name: RGB}, in the order of their ids; 255 = ignore."""
+def semseg(classes: Palette, absent_class: Literal["skip", "zero"] = "skip") -> Task:
+    """Semantic segmentation over `classes`, in the order of their ids; 255 = ignore.
+
+    `absent_class` says how a class that never occurs counts in the mean IoU.
+    """
     count = len(classes)
     return Task(
         name="semseg",
@@ -105,9 +117,11 @@ def semseg(classes: Mapping[str, tuple[int, int, int]]) -> Task:
         ignore=255,
         loss=losses.cross_entropy,
         activation=_argmax,
-        metric=functools.partial(metrics.Confusion.of, num_classes=count),
+        metric=functools.partial(
+            metrics.Confusion.of, num_classes=count, absent_class=absent_class
+        ),
         primary="miou_percent",
-        to_rgb=functools.partial(_palette_rgb, palette=np.array(list(classes.values()))),
+        to_rgb=functools.partial(palettes.class_colours, palette=classes),
         class_names=tuple(classes),
     )
 
@@ -124,7 +138,7 @@ def depth(limit: float = 10.0) -> Task:
         activation=widen,
         metric=metrics.DepthErrors.of,
         primary="rmse_m",
-        to_rgb=functools.partial(_colour_map_rgb, limit=limit),
+        to_rgb=functools.partial(palettes.colour_map, limit=limit),
         zoom=lambda label, factor: label / factor,
     )
 
@@ -135,14 +149,21 @@ def disparity(limit: float = 0.5) -> Task:
         depth(),
         metric=functools.partial(metrics.DepthErrors.of, unit=""),
         primary="abs",
-        to_rgb=functools.partial(_colour_map_rgb, limit=limit),
+        to_rgb=functools.partial(palettes.colour_map, limit=limit),
         zoom=lambda label, factor: label * factor,
     )
 
 
 def _unit_or_zero(label: np.ndarray, _: float) -> np.ndarray:
-    norm = np.linalg.norm(label, axis=-1, keepdims=True)
-    return np.divide(label, norm, out=np.zeros_like(label), where=norm > 0)
+    # Channel by channel: NumPy reduces a short axis slowly.
+    norm = np.sqrt(sum(np.square(label[..., k : k + 1]) for k in range(label.shape[-1])))
+    return label / np.where(norm > 0, norm, 1)
+
+
+def _negate_x(label: np.ndarray) -> np.ndarray:
+    label = np.array(label)
+    np.negative(label[..., 0], out=label[..., 0])
+    return label
 
 
 def normals(loss: Callable[[Array, Array, Array], Array] = losses.cosine) -> Task:
@@ -157,68 +178,94 @@ def normals(loss: Callable[[Array, Array, Array], Array] = losses.cosine) -> Tas
         activation=lambda prediction: unit_vectors(widen(prediction)),
         metric=metrics.AngleErrors.of,
         primary="mean_deg",
-        to_rgb=_vectors_rgb,
-        flip=lambda label: label * np.array([-1, 1, 1], label.dtype),
+        to_rgb=palettes.axes,
+        flip=_negate_x,
         zoom=_unit_or_zero,
         nearest=False,
     )
 
 
-NYU13 = {
-    "bed": (61, 99, 181),
-    "books": (229, 158, 62),
-    "ceiling": (222, 222, 240),
-    "chair": (178, 56, 60),
-    "floor": (142, 110, 83),
-    "furniture": (112, 156, 88),
-    "objects": (232, 209, 75),
-    "picture": (205, 105, 180),
-    "sofa": (46, 150, 160),
-    "table": (176, 128, 48),
-    "tv": (54, 48, 70),
-    "wall": (170, 178, 186),
-    "window": (124, 198, 240),
-}
+def human_parts(classes: Palette = PARTS7) -> Task:
+    """Parts of persons over `classes`, in the order of their ids; 255 = ignore."""
+    return dataclasses.replace(semseg(classes, absent_class="zero"), name="human_parts")
 
-CITYSCAPES19 = {
-    "road": (128, 64, 128),
-    "sidewalk": (244, 35, 232),
-    "building": (70, 70, 70),
-    "wall": (102, 102, 156),
-    "fence": (190, 153, 153),
-    "pole": (153, 153, 153),
-    "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0),
-    "vegetation": (107, 142, 35),
-    "terrain": (152, 251, 152),
-    "sky": (70, 130, 180),
-    "person": (220, 20, 60),
-    "rider": (255, 0, 0),
-    "car": (0, 0, 142),
-    "truck": (0, 0, 70),
-    "bus": (0, 60, 100),
-    "train": (0, 80, 100),
-    "motorcycle": (0, 0, 230),
-    "bicycle": (119, 11, 32),
-}
+
+def saliency() -> Task:
+    """What draws the eye: 1 = salient, 0 = not; 255 = ignore. Read as a probability."""
+    return Task(
+        name="saliency",
+        channels=2,
+        label_channels=1,
+        label_dtype=np.uint8,
+        ignore=255,
+        loss=losses.balanced_cross_entropy,
+        activation=lambda prediction: jax.nn.softmax(widen(prediction), axis=-1)[..., 1:],
+        metric=metrics.SaliencyCounts.of,
+        primary="maxf_percent",
+        to_rgb=palettes.grey,
+    )
+
+
+def edge() -> Task:
+    """Boundaries of objects: 1 = boundary, 0 = not; 255 = ignore. Read as a probability."""
+    return Task(
+        name="edge",
+        channels=1,
+        label_channels=1,
+        label_dtype=np.uint8,
+        ignore=255,
+        loss=losses.balanced_bce,
+        activation=lambda prediction: jax.nn.sigmoid(widen(prediction)),
+        metric=metrics.EdgeLoss.of,
+        primary="odsf_percent",
+        to_rgb=palettes.grey,
+        host_metric=BoundaryCounts.of,
+    )
+
 
 # Order matters: it is the order of CTAL's task axis (and of every axis that tasks share).
 DATASET_TASKS: dict[str, tuple[Task, ...]] = {
     "synthrooms": (semseg(NYU13), depth(), normals()),
     "nyuv2": (semseg(NYU13), depth(), normals()),
     "cityscapes": (semseg(CITYSCAPES19), disparity()),
+    "pascal_context": (
+        semseg(PASCAL21, absent_class="zero"),
+        normals(losses.normals_l1),
+        saliency(),
+        edge(),
+        human_parts(),
+    ),
+}
+# The first task of a data set over another number of classes.
+OTHER_CLASSES: dict[str, tuple[Task, ...]] = {
+    "nyuv2": (semseg(NYU40),),
+    "cityscapes": (semseg(CITYSCAPES7),),
 }
 
 
-def tasks_for(dataset: str, names: Sequence[str] | None = None) -> tuple[Task, ...]:
+def tasks_for(
+    dataset: str, names: Sequence[str] | None = None, classes: int | None = None
+) -> tuple[Task, ...]:
     """The tasks of a data set in their canonical order, or the named subset of them.
 
+    Args:
+        dataset: a key of `DATASET_TASKS`.
+        names: of the tasks; None: all of them.
+        classes: how many semantic classes; None or 0: the data set's usual number.
+
     Raises:
-        UserError: the data set or a task is unknown, or a name stands twice.
+        UserError: the data set, a task or the number of classes is unknown, or a name stands twice.
     """
     if dataset not in DATASET_TASKS:
         raise UserError(f"unknown data set '{dataset}'; known: {', '.join(DATASET_TASKS)}.")
-    tasks = DATASET_TASKS[dataset]
+    first, *rest = DATASET_TASKS[dataset]
+    choices = {task.channels: task for task in (first, *OTHER_CLASSES.get(dataset, ()))}
+    if classes and classes not in choices:
+        raise UserError(
+            f"config.data.classes is {classes} but {dataset} has "
+            f"{' or '.join(str(count) for count in choices)} classes (0: {first.channels})."
+        )
+    tasks = (choices[classes or first.channels], *rest)
     if names is None:
         return tasks
     known = [task.name for task in tasks]

@@ -1,18 +1,21 @@
 """The only training loop, and the evaluation that it shares with `--mode=eval`."""
 
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from clu import parameter_overview
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from emanet_jax import logs, metrics, parallel, steps, summaries, workdir
-from emanet_jax.checkpoint import Checkpoints
+from emanet_jax.checkpoint import DAMAGED, Checkpoints
+from emanet_jax.convert.pretrained import load_pretrained
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.experiment import Experiment, make_experiment
@@ -48,22 +51,60 @@ class StopSignal:
 
 
 def evaluate(
-    experiment: Experiment, state: steps.TrainState, batches: Iterable[Mapping[str, Any]]
+    experiment: Experiment,
+    state: steps.TrainState,
+    batches: Iterable[Mapping[str, Any]],
+    host_metrics: bool = True,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics {"task/metric": value} over all batches, and the first batch with predictions."""
-    sums, first = [], {}
-    for batch in batches:
-        batch = parallel.to_devices(batch, experiment.mesh)
+    """Metrics {"task/metric": value} over all batches, and the first batch with predictions.
+
+    `host_metrics` says whether to add the metrics that need the host, which take their time.
+    """
+    on_host = [task for task in experiment.tasks if host_metrics and task.host_metric]
+    sums, host_sums, first = [], [], {}
+    for local in batches:
+        batch = parallel.to_devices(local, experiment.mesh)
         batch_sums, predictions = experiment.eval_step(state, batch)
         sums.append(batch_sums)
+        host_sums += _host_sums(on_host, local, predictions, experiment.mesh)
         first = first or {**batch, "predictions": predictions}
-    totals = metrics.total(sums)
+    totals = [metrics.total(sums)]
+    if on_host:
+        by_process = multihost_utils.process_allgather(metrics.total(host_sums))
+        totals.append(jax.tree.map(lambda x: x.sum(axis=0), by_process))
     values = {
         f"{task.name}/{name}": value
         for task in experiment.tasks
-        for name, value in totals[task.name].compute().items()
+        for sums in totals
+        if task.name in sums
+        for name, value in sums[task.name].compute().items()
     }
     return values, multihost_utils.process_allgather(first, tiled=True)
+
+
+def _host_sums(
+    tasks: Sequence[Task],
+    batch: Mapping[str, Any],
+    predictions: Mapping[str, jax.Array],
+    mesh: jax.sharding.Mesh,
+) -> list[dict[str, metrics.Sums]]:
+    """The tasks' host metrics, {task: sums}, of every image of this process's rows of a batch."""
+    if not tasks:
+        return []
+    maps = multihost_utils.global_array_to_host_local_array(
+        {task.name: predictions[task.name] for task in tasks}, mesh, parallel.maps(mesh).spec
+    )
+    maps, labels, mask = jax.device_get(maps), batch["labels"], np.asarray(batch["mask"])
+    valid = {task.name: task.valid(labels[task.name]) & mask[:, None, None, None] for task in tasks}
+    return [
+        {t.name: t.host_metric(*(x[t.name][i] for x in (maps, labels, valid))) for t in tasks}
+        for i in range(len(mask))
+    ]
+
+
+def wants_host_metrics(host_metrics: str, last: bool) -> bool:
+    """Whether an evaluation, the last one or not, makes the metrics of `config.host_metrics`."""
+    return host_metrics == "always" or (host_metrics == "last" and last)
 
 
 def make_panel(first: Mapping[str, Any], tasks: tuple[Task, ...], count: int) -> np.ndarray:
@@ -76,18 +117,26 @@ def make_panel(first: Mapping[str, Any], tasks: tuple[Task, ...], count: int) ->
 
 
 def evaluate_split(
-    config: ml_collections.ConfigDict, experiment: Experiment, state: steps.TrainState
+    config: ml_collections.ConfigDict,
+    experiment: Experiment,
+    state: steps.TrainState,
+    last: bool = True,
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Metrics over the whole evaluation split, and the panel of its first images."""
+    """Metrics over the whole evaluation split, and the panel of its first images.
+
+    `last` is False at the evaluations before a training's end.
+    """
     batches = pipeline.eval_batches(
         experiment.val_source,
         experiment.tasks,
         batch_size=config.eval_batch_size,
+        image_size=tuple(config.data.image_size),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=config.data.threads,
     )
-    values, first = evaluate(experiment, state, batches)
+    host_metrics = wants_host_metrics(config.host_metrics, last)
+    values, first = evaluate(experiment, state, batches, host_metrics)
     return values, make_panel(first, experiment.tasks, config.panel_images)
 
 
@@ -114,12 +163,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
     """
     directory = epath.Path(directory).absolute()
     experiment = make_experiment(config)
+    # Before the workdir is made, so that a fault in pretrained weights leaves none behind.
+    state = None if (directory / workdir.CONFIG).exists() else initial_state(config, experiment)
     workdir.claim(directory, config)
     total = experiment.total_steps
     with open_checkpoints(config, directory, experiment) as checkpoints, StopSignal() as stop:
+        for damage in checkpoints.set_damaged_aside():
+            say(f"{damage}: moved to {directory / DAMAGED}, going back to the checkpoint before.")
         latest = checkpoints.latest_step()
         if latest is None:
-            state, start = experiment.init(), 0
+            state, start = state or initial_state(config, experiment), 0
         else:
             state, start = checkpoints.restore(latest, experiment.abstract_state())
             say(f"Going on from {checkpoints.path(latest)}.")
@@ -135,7 +188,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
                 state, scalars = experiment.train_step(state, batch)
                 log.step(step, scalars)
                 if step % experiment.eval_every == 0 or step == total:
-                    values, panel = evaluate_split(config, experiment, state)
+                    values, panel = evaluate_split(config, experiment, state, step == total)
                     log.evaluation(step, values, panel)
                     checkpoints.save(state, step, values)
                 elif step % config.checkpoint.every_steps == 0:
@@ -145,6 +198,29 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
                     say(f"Stopped by {stop.received} at step {step}/{total}: run again to go on.")
                     return
         say(_report(directory, checkpoints))
+
+
+def initial_state(config: ml_collections.ConfigDict, experiment: Experiment) -> steps.TrainState:
+    """The state that a run starts from, its backbone as config.model.pretrained says.
+
+    Raises:
+        UserError: the pretrained weights cannot be found, or do not fit the backbone.
+    """
+    if not config.model.pretrained:
+        return experiment.init()
+    shapes = experiment.abstract_state()
+    shapes = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    loaded, said = load_pretrained(config.model.pretrained, config.model.backbone, shapes)
+    state = experiment.init()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    merged = unflatten_dict(flatten_dict(variables) | flatten_dict(jax.device_get(loaded)))
+    # Copied, since a state is donated, and an array that was put on devices may share its memory.
+    copy = jax.jit(
+        lambda tree: jax.tree.map(jnp.copy, tree),
+        out_shardings=parallel.replicated(experiment.mesh),
+    )
+    say(said)
+    return state.replace(**copy(merged))
 
 
 def evaluate_workdir(directory: epath.PathLike, which: Literal["best", "latest"]) -> None:
@@ -158,6 +234,9 @@ def evaluate_workdir(directory: epath.PathLike, which: Literal["best", "latest"]
     experiment = make_experiment(config)
     with open_checkpoints(config, directory, experiment) as checkpoints:
         step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
+        if which == "best" and step is None and checkpoints.latest_step() is not None:
+            which, step = "latest", checkpoints.latest_step()
+            say("No checkpoint has been evaluated yet: this is the latest.")
         if step is None:
             raise UserError(f"{directory} holds no checkpoint yet; train it first.")
         state, _ = checkpoints.restore(step, experiment.abstract_state())

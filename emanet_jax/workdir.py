@@ -24,6 +24,7 @@ _IDENTITY = (
     ("data", "dataset"),
     ("data", "image_size"),
     ("tasks",),
+    ("balancing",),
 )
 
 

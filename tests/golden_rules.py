@@ -81,7 +81,10 @@ def images(name):
 
 
 def labels(name):
-    """{task: (b, h, w, k)} in this project's conventions (class maps: 255 is ignored)."""
+    """{task: (b, h, w, k)} in this project's names and conventions.
+
+    Ignored are 255 in class maps and the zero vector in normals, whatever the reference had.
+    """
     spec = manifest(name)
     seed, (b, _, h, w), ignore = spec["input"]["seed"], spec["input"]["shape"], spec["ignore"]
     made = {}
@@ -97,9 +100,13 @@ def labels(name):
         elif task == "normals":
             x = r.standard_normal((b, 3, h, w))
             x /= np.linalg.norm(x, axis=1, keepdims=True)
-            x = np.where(r.random_sample((b, 1, h, w)) < 0.1, 0 if ignore == -1 else ignore, x)
+            x = np.where(r.random_sample((b, 1, h, w)) < 0.1, 0, x)
+        elif task in ("sal", "edge"):
+            x = (r.random_sample((b, 1, h, w)) < 0.2).astype(np.uint8)
+            x[r.random_sample((b, 1, h, w)) < 0.1] = ignore
         else:
             raise ValueError(f"no rule for the labels of {task}")
         x = x.transpose(0, 2, 3, 1)
-        made[task] = x if x.dtype == np.uint8 else x.astype(np.float32)
+        name = "saliency" if task == "sal" else task
+        made[name] = x if x.dtype == np.uint8 else x.astype(np.float32)
     return made

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from emanet_jax import models, optim, steps
+from emanet_jax import balancing, models, optim, steps
 from emanet_jax.tasks import tasks_for
 
 TASKS = tasks_for("synthrooms")
@@ -35,16 +35,20 @@ def random_batch(b: int, seed: int = 0, size: tuple[int, int] = SIZE):
     return {"image": image, "labels": labels, "mask": np.ones(b, bool)}
 
 
-def tiny_training(model, total_steps: int = 100, learning_rate: float = 1e-3):
+def tiny_training(
+    model, total_steps: int = 100, learning_rate: float = 1e-3, method: str = "fixed"
+):
     """A fresh state and the jitted training step of a tiny network."""
     schedule = optim.make_schedule("cosine", learning_rate, total_steps)
     optimizer = optim.make_optimizer(schedule, l2=1e-4, clip_norm=None)
-    state = jax.jit(functools.partial(steps.create_state, model, optimizer, SIZE, 0))()
+    balance = balancing.make_balancing(method, list(WEIGHTS), steps_per_epoch=2)
+    state = jax.jit(functools.partial(steps.create_state, model, optimizer, balance, SIZE, 0))()
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=TASKS,
         weights=WEIGHTS,
+        balancing=balance,
         optimizer=optimizer,
         statistics="imagenet",
     )

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import cityscapes_step, ctal, ctal_report
+from benchmarks import cityscapes_step, ctal, ctal_report, input_pipeline
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from tests.conftest import ROOT
 from tests.test_imports import HEAVY
@@ -60,8 +60,30 @@ def test_cityscapes_step_reports_memory(capsys):
     assert "step 1: loss" in printed
 
 
+def test_input_pipeline_measures_every_form_of_records(capsys):
+    flags = ["--forms=synthrooms,cityscapes_mtan,pascal_context", "--threads=0,2", "--examples=3"]
+    rows = input_pipeline.main([*flags, "--batch_size=2", "--seconds=0.01", "--step_ms=1"])
+    assert [row.form for row in rows] == [form for form in flags[0][8:].split(",") for _ in "1234"]
+    assert [(row.cache, row.threads) for row in rows[:4]] == [
+        (cache, threads) for cache in (False, True) for threads in (0, 2)
+    ]
+    for row in rows:
+        assert row.images_per_second > 0
+        assert row.cpu_ms > 0
+        assert 0 < row.waiting < 1
+    assert "512x512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--forms=kitti", "--threads=many"])
+def test_input_pipeline_refuses_what_it_does_not_know(flag, capsys):
+    with pytest.raises(SystemExit):
+        input_pipeline.main([flag])
+    assert flag.partition("=")[0] in capsys.readouterr().err
+
+
 def test_benchmarks_import_without_tensorflow():
-    code = "import sys, benchmarks.ctal, benchmarks.cityscapes_step; print(*sys.modules)"
+    modules = "benchmarks.ctal, benchmarks.cityscapes_step, benchmarks.input_pipeline"
+    code = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

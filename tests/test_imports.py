@@ -20,12 +20,13 @@ ALLOWED = {
     "metrics": {"losses", "ops"},
     "boundaries": {"metrics"},
     "tasks": {"boundaries", "errors", "losses", "metrics", "ops", "palettes"},
-    "data": {"errors", "palettes", "tasks", "data"},
-    "models": {"errors", "ops", "tasks", "models"},
-    "convert": {"errors", "models"},
+    "data": {"cli", "errors", "palettes", "summaries", "tasks", "data"},
+    "models": {"cli", "errors", "ops", "tasks", "models"},
+    "convert": {"convert", "errors", "models"},
     "optim": {"errors"},
     "parallel": {"errors"},
-    "steps": {"losses", "metrics", "tasks"},
+    "balancing": {"errors"},
+    "steps": {"balancing", "losses", "metrics", "tasks"},
     "checkpoint": {"errors", "steps"},
     "workdir": {"errors"},
     "summaries": {"tasks"},
@@ -33,11 +34,13 @@ ALLOWED = {
     "main": {"cli", "errors", "train"},
 }
 JOINERS = {"train", "experiment", "logs"}  # above all the rest, so that they may import anything
+COMMANDS = {"convert/__main__.py", "convert/runs.py"}  # likewise
 WITHOUT_TENSORFLOW = [
     "models",
     "losses",
     "metrics",
     "tasks",
+    "balancing",
     "steps",
     "optim",
     "convert",
@@ -77,7 +80,7 @@ def test_imports_point_one_way(path):
     part = part_of(path)
     if part == "__init__":
         assert not imported_parts(path)
-    elif part not in JOINERS:
+    elif part not in JOINERS and str(path.relative_to(PACKAGE)) not in COMMANDS:
         assert imported_parts(path) <= ALLOWED[part], f"{part} imports too much"
 
 

@@ -28,6 +28,11 @@ def test_a_table_aligns_its_columns():
     ]
 
 
+def test_a_table_shows_what_only_some_columns_have():
+    lines = logs.table({"first": {"c": 1.0}, "last": {"a/b": 2.5, "c": 0.1}})
+    assert lines.splitlines()[2:] == ["a/b         -   2.5", "c           1   0.1"]
+
+
 def test_a_resumed_log_drops_what_lies_after_the_checkpoint(tmp_path):
     path = epath.Path(tmp_path) / "metrics.jsonl"
     with_nan = logs.JsonLinesWriter(path, resume_step=0)

@@ -10,25 +10,35 @@ from emanet_jax.models import Predictions
 from emanet_jax.tasks import tasks_for
 
 TASKS = tasks_for("nyuv2")
-WEIGHTS = {"semseg": 1.0, "depth": 2.0, "normals": 0.5}
+WEIGHTS = {
+    "semseg": 1.0,
+    "depth": 2.0,
+    "normals": 0.5,
+    "saliency": 3.0,
+    "edge": 4.0,
+    "human_parts": 1.5,
+}
+BOTH = pytest.mark.parametrize(
+    "tasks", [TASKS, tasks_for("pascal_context")], ids=["nyuv2", "pascal_context"]
+)
 
 
-def random_batch(b=3, h=4, w=6, seed=0):
+def random_batch(tasks=TASKS, b=3, h=4, w=6, seed=0):
     """Predictions at image size and at a quarter of it, labels, and a mask."""
     rng = np.random.default_rng(seed)
 
     def maps(scale):
         return {
             t.name: jnp.asarray(rng.standard_normal((b, h // scale, w // scale, t.channels)))
-            for t in TASKS
+            for t in tasks
         }
 
-    normals = rng.standard_normal((b, h, w, 3))
-    labels = {
-        "semseg": jnp.asarray(rng.integers(0, 13, (b, h, w, 1)), jnp.uint8),
-        "depth": jnp.asarray(rng.uniform(0.5, 9, (b, h, w, 1)), jnp.float32),
-        "normals": jnp.asarray(normals / np.linalg.norm(normals, axis=-1, keepdims=True)),
-    }
+    def label(task):
+        if task.label_dtype == np.uint8:
+            return rng.integers(0, max(task.channels, 2), (b, h, w, 1))
+        return task.zoom(rng.uniform(0.5, 9, (b, h, w, task.label_channels)), 1.0)
+
+    labels = {t.name: jnp.asarray(label(t).astype(t.label_dtype)) for t in tasks}
     return Predictions(maps(1), (maps(2),)), labels, jnp.ones(b, bool)
 
 
@@ -58,6 +68,25 @@ def test_values_by_hand():
     assert losses.l1(jnp.full((1, 1, 1, 1), 3.0), jnp.full((1, 1, 1, 1), 5.0), one) == 2
 
 
+def test_balanced_losses_by_hand():
+    label = jnp.array([1, 0, 0, 0, 255], jnp.uint8).reshape(1, 1, 5, 1)
+    valid = label != 255
+    # One positive of four pixels: it weighs 3/4 and the others 1/4; each costs log 2 at 0.
+    saliency = losses.balanced_cross_entropy(jnp.zeros((1, 1, 5, 2)), label, valid)
+    assert saliency == pytest.approx((0.75 + 3 * 0.25) * np.log(2) / 4)
+    sure = jnp.zeros((1, 1, 5, 2)).at[..., 1].set(jnp.array([np.log(3.0), 0, 0, 0, 9]))
+    assert losses.balanced_cross_entropy(sure, label, valid) == pytest.approx(
+        (0.75 * np.log(4 / 3) + 3 * 0.25 * np.log(2)) / 4
+    )
+    logits = jnp.array([np.log(3.0), 0, 0, -1000, 50]).reshape(1, 1, 5, 1)
+    assert losses.balanced_bce(logits, label, valid) == pytest.approx(
+        (0.95 * np.log(4 / 3) + 2 * 0.05 * np.log(2)) / 4
+    )
+    assert losses.balanced_bce(logits, label, valid, positive_weight=0.5) == pytest.approx(
+        (0.5 * np.log(4 / 3) + 2 * 0.5 * np.log(2)) / 4
+    )
+
+
 def test_a_normal_that_sums_to_zero_is_valid():
     normal = jnp.array([1.0, -1.0, 0.0]).reshape(1, 1, 1, 3) / jnp.sqrt(2.0)
     task = next(t for t in TASKS if t.name == "normals")
@@ -65,17 +94,18 @@ def test_a_normal_that_sums_to_zero_is_valid():
     assert task.loss(-normal, normal, task.valid(normal)) == pytest.approx(2, abs=1e-6)
 
 
+@BOTH
 @pytest.mark.parametrize("empty", ["labels", "mask"])
-def test_no_valid_pixel_gives_zero_loss_and_finite_gradients(empty):
-    predictions, labels, mask = random_batch()
+def test_no_valid_pixel_gives_zero_loss_and_finite_gradients(tasks, empty):
+    predictions, labels, mask = random_batch(tasks)
     predictions.final["normals"] = jnp.zeros_like(predictions.final["normals"])
     if empty == "mask":
         mask = jnp.zeros_like(mask)
     else:
-        labels = {t.name: jnp.full_like(labels[t.name], t.ignore) for t in TASKS}
+        labels = {t.name: jnp.full_like(labels[t.name], t.ignore) for t in tasks}
 
     def total(p):
-        return losses.multi_task_loss(p, labels, mask, TASKS, WEIGHTS).total
+        return losses.multi_task_loss(p, labels, mask, tasks, WEIGHTS).total
 
     value, grads = jax.value_and_grad(total)(predictions)
     assert value == 0
@@ -83,23 +113,25 @@ def test_no_valid_pixel_gives_zero_loss_and_finite_gradients(empty):
         np.testing.assert_array_equal(leaf, 0)
 
 
-def test_gradients_are_finite_at_zero_predictions():
-    predictions, labels, mask = random_batch()
+@BOTH
+def test_gradients_are_finite_at_zero_predictions(tasks):
+    predictions, labels, mask = random_batch(tasks)
     zeros = jax.tree.map(jnp.zeros_like, predictions)
-    grads = jax.grad(lambda p: losses.multi_task_loss(p, labels, mask, TASKS, WEIGHTS).total)(zeros)
+    grads = jax.grad(lambda p: losses.multi_task_loss(p, labels, mask, tasks, WEIGHTS).total)(zeros)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
     assert any(bool((leaf != 0).any()) for leaf in jax.tree.leaves(grads))
 
 
-def test_padding_changes_nothing():
-    predictions, labels, mask = random_batch()
+@BOTH
+def test_padding_changes_nothing(tasks):
+    predictions, labels, mask = random_batch(tasks)
     pad = lambda x: jnp.concatenate([x, jnp.full_like(x[:2], 3)])  # noqa: E731
     padded = losses.multi_task_loss(
         jax.tree.map(pad, predictions),
         jax.tree.map(pad, labels),
         jnp.concatenate([mask, jnp.zeros(2, bool)]),
-        TASKS,
+        tasks,
         WEIGHTS,
     )
-    plain = losses.multi_task_loss(predictions, labels, mask, TASKS, WEIGHTS)
+    plain = losses.multi_task_loss(predictions, labels, mask, tasks, WEIGHTS)
     assert padded.total == pytest.approx(float(plain.total), rel=1e-6)

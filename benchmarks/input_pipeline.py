@@ -1,0 +1,213 @@
+"""Images a second that the input pipeline gives, and how long a training step would wait for them.
+
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --forms=pascal_context --threads=1,4,8 --step_ms=250
+
+For every form of data it builds records like those of the real data set (the same fields, types,
+sizes and compression, with synthetic rooms in them) in a temporary folder, reads and augments them
+as training does, and prints a line for every number of threads, with and without config.data.cache.
+The share of waiting is measured with a step that only sleeps, as the host does while an accelerator
+works.
+"""
+
+import argparse
+import itertools
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks.timing import machine
+from configs import common
+from emanet_jax.tasks import Task, tasks_for
+
+
+class Form(NamedTuple):
+    """What the records of a data set look like, and how its recipe augments them."""
+
+    dataset: str
+    sizes: tuple[tuple[int, int], ...]  # of the examples, in turn
+    image_dtype: str
+    image_size: tuple[int, int]  # of a batch
+    augment: dict[str, Any]
+
+
+MTAN = {"flip": True, "scale_crop": True}
+PASCAL = {
+    "flip": True,
+    "scale": (0.5, 2.0),
+    "max_class_share": 0.75,
+    "brightness": 0.125,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "hue": 0.1,
+}
+FORMS = {
+    "synthrooms": Form("synthrooms", ((64, 96),), "uint8", (64, 96), {"flip": True}),
+    "nyuv2": Form("nyuv2", ((288, 384),), "float32", (288, 384), MTAN),
+    "cityscapes_mtan": Form("cityscapes", ((128, 256),), "float32", (128, 256), MTAN),
+    "cityscapes": Form("cityscapes", ((512, 1024),), "uint8", (512, 1024), MTAN),
+    "pascal_context": Form(
+        "pascal_context", ((375, 500), (500, 375), (333, 500)), "uint8", (512, 512), PASCAL
+    ),
+}
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    form: str
+    cache: bool
+    threads: int
+    images_per_second: float
+    cpu_ms: float  # of all threads, an image; other programs on the machine hardly change it
+    waiting: float  # share of the time of training
+
+
+def example(form: Form, tasks: Sequence[Task], index: int) -> dict[str, Any]:
+    """A room with the fields of a data set: image, every task's label, image_id."""
+    from emanet_jax.data.rooms import render_room
+
+    room = render_room(0, index, form.sizes[index % len(form.sizes)])
+    # Flat walls would be compressed to nothing, and read faster than what a sensor saw.
+    noise = np.random.default_rng(index).normal(1, 0.01, room["normals"].shape)
+    room["normals"] = (room["normals"] * noise).astype(np.float32)
+    image = room["image"] if form.image_dtype == "uint8" else np.float32(room["image"] / 255)
+    fields = {"image": image, "image_id": str(index)}
+    for task in tasks:
+        classes = len(task.class_names) or 2
+        ids = np.where(room["semseg"] == 255, 255, room["semseg"] % classes).astype(np.uint8)
+        fields[task.name] = ids if task.label_dtype == np.uint8 else room[task.name]
+    return fields
+
+
+def build(name: str, examples: int, folder: pathlib.Path) -> Any:
+    """The TFDS builder of a form's records."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    from emanet_jax.data import listed, store
+
+    tfds.disable_progress_bar()
+    logging.set_verbosity(logging.ERROR)
+    form = FORMS[name]
+    tasks = tasks_for(form.dataset)
+
+    class Rooms(listed.ListedBuilder, skip_registration=True):
+        """Rooms in the records of another data set; a number stands in place of files."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+    numbers = [listed.Entry(str(k), {"number": pathlib.Path(str(k))}) for k in range(examples)]
+    config = listed.ListedConfig(
+        name=name,
+        listing={"train": numbers},
+        read=lambda paths: example(form, tasks, int(paths["number"].name)),
+        image_size=form.sizes[0] if len(form.sizes) == 1 else None,
+        image_dtype=form.image_dtype,
+        tasks=tasks,
+    )
+    return store.build(
+        lambda: Rooms(config=config, data_dir=str(folder), file_format="array_record"),
+        folder / "rooms",
+    )
+
+
+def speed(
+    batches: Iterator[dict], batch_size: int, skip: int, seconds: float
+) -> tuple[float, float]:
+    """Images a second and CPU milliseconds an image when nothing else is done.
+
+    The first `skip` batches, which lie ready, do not count.
+    """
+    for _ in range(skip):
+        next(batches)
+    start, cpu = time.perf_counter(), time.process_time()
+    for count in itertools.count(1):
+        next(batches)
+        taken = time.perf_counter() - start
+        if taken > seconds:
+            images = batch_size * count
+            return images / taken, 1000 * (time.process_time() - cpu) / images
+
+
+def waiting(batches: Iterator[dict], step_seconds: float, seconds: float) -> float:
+    """The share of its time that a loop of such steps waits for the next batch."""
+    waited = total = 0.0
+    while total < seconds:
+        start = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - start
+        time.sleep(step_seconds)
+        total += time.perf_counter() - start
+    return waited / total
+
+
+def measure(name: str, args: argparse.Namespace, folder: pathlib.Path) -> Iterator[Row]:
+    """Rows of one form: without and with the cache, for each number of threads."""
+    from emanet_jax.data import augment, pipeline
+
+    form = FORMS[name]
+    settings = ConfigDict({**common.default_config().augment.to_dict(), **form.augment})
+    builder = build(name, args.examples, folder)
+    for cache in (False, True):
+        dataset = pipeline.train_dataset(
+            pipeline.load(builder, "train", cache=cache),
+            tasks_for(form.dataset),
+            batch_size=args.batch_size,
+            seed=0,
+            augmentation=augment.from_config(settings),
+            image_size=form.image_size,
+        )
+        for threads in args.threads:
+            with pipeline.train_batches(dataset, 0, threads, args.prefetch) as batches:
+                ready = threads + max(threads, args.prefetch)
+                images, cpu_ms = speed(batches, args.batch_size, ready, args.seconds)
+                share = waiting(batches, args.step_ms / 1000, args.seconds)
+            yield Row(name, cache, threads, images, cpu_ms, share)
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Parses the flags, measures and prints; returns the rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--forms", default=",".join(FORMS), help="some of %(default)s")
+    parser.add_argument("--threads", default="1,2,4", help="numbers of threads, 0: none of its own")
+    parser.add_argument("--examples", type=int, default=64, help="of every form, rendered first")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--prefetch", type=int, default=4, help="batches that are read ahead")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of every measurement")
+    parser.add_argument("--step_ms", type=float, default=100.0, help="a training step's time")
+    args = parser.parse_args(argv)
+    names = args.forms.split(",")
+    if not set(names) <= set(FORMS):
+        parser.error(f"argument --forms: '{args.forms}'; known: {', '.join(FORMS)}.")
+    try:
+        args.threads = [int(part) for part in args.threads.split(",")]
+    except ValueError:
+        parser.error(f"argument --threads: '{args.threads}' are no numbers such as 1,2,4.")
+
+    print(f"{machine()}; batches of {args.batch_size}, {args.examples} examples of each form")
+    titles = f"{'form':16}{'batch of':>12}{'cache':>7}{'threads':>9}{'images/s':>10}{'CPU ms':>8}"
+    print(f"{titles}{f'waiting at {args.step_ms:g} ms a step':>30}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            for row in measure(name, args, pathlib.Path(folder)):
+                size = "x".join(map(str, FORMS[name].image_size))
+                print(
+                    f"{name:16}{size:>12}{'yes' if row.cache else 'no':>7}{row.threads:>9}"
+                    f"{row.images_per_second:>10.0f}{row.cpu_ms:>8.1f}{100 * row.waiting:>28.1f} %",
+                    flush=True,
+                )
+                rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
