@@ -210,6 +210,10 @@ WRONG_COMMANDS = {
         "--image_size=64,64 is no size",
     ),
     "ending": (["--from=tests", "--to=y.pth"], "--to=y.pth must end in .safetensors or .npz"),
+    "pattern": (
+        ["--from=x.pth", "--to=y", "--dataset=synthrooms", "--leave_out=("],
+        "--leave_out=( is no regular expression",
+    ),
     "config of a run": (
         ["--from=tests", "--to=y.npz", "--model=hps"],
         "has its own config: leave --model out",

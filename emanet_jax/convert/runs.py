@@ -1,0 +1,198 @@
+"""Runs from weights and weights from runs: what `python -m emanet_jax.convert` does."""
+
+import functools
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import linen as nn
+from safetensors.numpy import save_file
+
+from emanet_jax import models, workdir
+from emanet_jax.checkpoint import Checkpoints
+from emanet_jax.convert import export_torch, import_torch
+from emanet_jax.errors import UserError
+from emanet_jax.experiment import first_state, make_network, make_score
+from emanet_jax.models.ctal import adapt_resolution
+from emanet_jax.tasks import Task
+
+_LOG = logging.getLogger(__name__)
+
+# Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
+_STRIDES = {"pyramid": 4, "single": 32, "segnet": 1}
+
+
+def write_run(
+    config: ml_collections.ConfigDict,
+    state_dict: Mapping[str, np.ndarray],
+    directory: Path,
+    trained_at: tuple[int, int] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Makes a run whose checkpoint 0 has the weights of a PyTorch state dict, whole or not at all.
+
+    It can be evaluated, and training in it goes on from these weights.
+
+    Args:
+      config: of the run: its network must be the state dict's.
+      state_dict: name to array in PyTorch's layouts.
+      directory: of the run.
+      trained_at: (h, w) of the images that the fusions were made for, where it is another size than
+        the config's: they are resized.
+      overwrite: replace a run that is there.
+
+    Raises:
+      UserError: something is there already, or the state dict does not fit.
+    """
+    if directory.exists() and not overwrite:
+        raise UserError(f"--to={directory} is there already; --overwrite replaces it.")
+    if directory.exists() and not (directory / workdir.CONFIG).is_file():
+        raise UserError(f"--to={directory} is no run, and only a run is replaced by --overwrite.")
+    tasks, model = make_network(config)
+    variables = _import(config, state_dict, model, trained_at)
+    state = first_state(config, tasks, variables)
+
+    part = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--to={directory} cannot be written: {error.strerror}.") from error
+    workdir.write(epath.Path(part) / workdir.CONFIG, workdir.to_json(config))
+    with _checkpoints(part, config, tasks) as checkpoints:
+        checkpoints.save(state, 0)
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    part.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    h, w = config.data.image_size
+    _LOG.info(
+        "%s: %s (%s) on %s for %s at %dx%d, %s parameters, images with %s statistics.",
+        *(directory, config.model.name, config.model.variant, config.model.backbone),
+        *(config.data.dataset, h, w, f"{count:,}", config.image_statistics),
+    )
+    _LOG.info("python -m emanet_jax.main --mode=eval --workdir=%s", directory)
+
+
+def _import(
+    config: ml_collections.ConfigDict,
+    state_dict: Mapping[str, np.ndarray],
+    model: nn.Module,
+    trained_at: tuple[int, int] | None,
+) -> dict[str, Any]:
+    size = tuple(config.data.image_size)
+    if trained_at is None:
+        return import_torch(state_dict, config.model.name, _shapes(model, size))
+    theirs = config.copy_and_resolve_references()
+    with theirs.unlocked():
+        theirs.data.image_size = trained_at
+    shapes = _shapes(make_network(theirs)[1], trained_at)
+    variables = import_torch(state_dict, config.model.name, shapes)
+    stride = _STRIDES[models.BACKBONES[config.model.backbone].kind]
+    grids = [tuple(side // stride for side in hw) for hw in (trained_at, size)]
+    return variables | {"params": adapt_resolution(variables["params"], *grids)}
+
+
+def _shapes(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Any]:
+    """{"params", "batch_stats"}, abstract."""
+    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+    init = functools.partial(model.init, train=False)
+    return {"batch_stats": {}} | dict(jax.eval_shape(init, jax.random.key(0), images))
+
+
+def read_run(
+    directory: Path, which: Literal["best", "latest"]
+) -> tuple[ml_collections.ConfigDict, dict[str, np.ndarray]]:
+    """The config of a run, and a checkpoint's weights with PyTorch's names and layouts.
+
+    Raises:
+      UserError: the directory holds no run or no such checkpoint.
+    """
+    config = workdir.load_config(epath.Path(directory))
+    tasks, model = make_network(config)
+    shapes = _shapes(model, tuple(config.data.image_size))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+        jax.eval_shape(functools.partial(first_state, config, tasks), shapes),
+    )
+    if not (directory / workdir.CHECKPOINTS).is_dir():
+        raise UserError(f"{directory} holds no checkpoint yet; train it first.")
+    with _checkpoints(directory, config, tasks) as checkpoints:
+        latest, best = checkpoints.latest_step(), checkpoints.best_step()
+        if latest is None:
+            raise UserError(f"{directory} holds no checkpoint yet; train it first.")
+        if which == "best" and best is None:
+            _LOG.info("No checkpoint has been evaluated yet: this is the latest.")
+        step = best if which == "best" and best is not None else latest
+        state, _ = checkpoints.restore(step, state)
+        _LOG.info("%s", checkpoints.path(step))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return config, export_torch(jax.device_get(variables), config.model.name)
+
+
+def _checkpoints(
+    directory: Path, config: ml_collections.ConfigDict, tasks: tuple[Task, ...]
+) -> Checkpoints:
+    return Checkpoints(
+        directory / workdir.CHECKPOINTS,
+        make_score(config.checkpoint, tasks, config.host_metrics),
+        config.checkpoint.keep_latest,
+        config.checkpoint.keep_best,
+    )
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Raises UserError if `write_weights` has no way to write this file."""
+    if path.suffix not in (".safetensors", ".npz"):
+        raise UserError(f"--to={path} must end in .safetensors or .npz.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"--to={path} is there already; --overwrite replaces a file.")
+
+
+def write_weights(
+    config: ml_collections.ConfigDict,
+    state_dict: Mapping[str, np.ndarray],
+    path: Path,
+    overwrite: bool = False,
+) -> None:
+    """Writes a state dict to a .safetensors or .npz file, whole or not at all.
+
+    A .safetensors file says in its metadata which network it is of.
+
+    Raises:
+      UserError: the file's ending is another, or something is there already.
+    """
+    check_file(path, overwrite)
+    part = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".npz":
+            np.savez(part, **state_dict)
+        else:
+            save_file(
+                dict(state_dict),
+                part,
+                metadata={
+                    "format": "pt",
+                    "model": config.model.name,
+                    "variant": config.model.variant,
+                    "backbone": config.model.backbone,
+                    "tasks": ",".join(config.tasks),
+                    "image_size": "x".join(map(str, config.data.image_size)),
+                },
+            )
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"--to={path} cannot be written: {error.strerror}.") from error
+    _LOG.info("%s: %d tensors of %s.", path, len(state_dict), config.model.name)

@@ -1,0 +1,48 @@
+"""The menu at its smallest: every network on a tiny backbone of every kind that it takes."""
+
+import inspect
+from types import SimpleNamespace
+
+from emanet_jax import models
+
+# Of the named fields that set widths, beside a tiny backbone's own.
+WIDTHS = {"features": 16, "distilled": 8, "latent_widths": (10, 8, 6)}
+
+NETWORKS = [
+    (name, backbone)
+    for name in models.MODELS
+    for backbone in models.backbones_of(name)
+    if backbone.endswith("_tiny")
+]
+
+
+def variants(name):
+    """The network's variants that differ, the default first."""
+    paper, released = (models.MODELS[name].variants[key] for key in ("paper", "released"))
+    return ["paper"] if paper == released else ["paper", "released"]
+
+
+# Each in its default variant on every kind of backbone, in all its variants on the first.
+MENU = [
+    (name, backbone, variant)
+    for i, (name, backbone) in enumerate(NETWORKS)
+    for variant in (variants(name) if name not in dict(NETWORKS[:i]) else ["paper"])
+]
+
+
+def task(name, channels):
+    """What `models.build` reads of a task."""
+    return SimpleNamespace(name=name, channels=channels)
+
+
+def widths(name, backbone):
+    """The named fields that make a network narrow."""
+    network, kind = models.MODELS[name], models.BACKBONES[backbone].kind
+    fields = inspect.signature(network.make_on.get(kind, network.make)).parameters
+    return {field: width for field, width in WIDTHS.items() if field in fields}
+
+
+def tiny(name, backbone, tasks, size, **options):
+    """A network of the menu with few and narrow layers of all its kinds."""
+    options = widths(name, backbone) | options
+    return models.build(name, tasks, backbone=backbone, image_size=size, **options)
