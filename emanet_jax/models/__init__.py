@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from emanet_jax.errors import UserError
-from emanet_jax.models import multitask
-from emanet_jax.models.backbones import hrnet
+from emanet_jax.models import multiscale, multitask, segnet_attention
+from emanet_jax.models.backbones import hrnet, resnet, segnet, swin
 from emanet_jax.models.multitask import Predictions
 from emanet_jax.tasks import Task
 
@@ -36,25 +36,72 @@ class Network(NamedTuple):
       make: ((task, channels), ...), the backbone and named fields to the module.
       kinds: of the backbones that it can be built on.
       variants: the named fields that each variant sets.
+      make_on: instead of `make`, on kinds of backbones where the network is another.
     """
 
     make: Callable[..., nn.Module]
     kinds: tuple[str, ...]
     variants: Mapping[str, Mapping[str, Any]] = {"paper": {}, "released": {}}
+    make_on: Mapping[str, Callable[..., nn.Module]] = {}
 
 
 MODELS = {
-    "hps": Network(multitask.hps, ("pyramid", "single")),
+    "stl": Network(multitask.stl, ("pyramid", "single", "segnet")),
+    "hps": Network(multitask.hps, ("pyramid", "single", "segnet")),
+    "pad_net": Network(
+        multitask.pad_net,
+        ("pyramid", "single", "segnet"),
+        make_on={"segnet": segnet_attention.pad_net},
+    ),
+    "pap_net": Network(
+        multitask.pap_net,
+        ("pyramid", "single"),
+        {"paper": {"affinity": "row_stochastic"}, "released": {"affinity": "column_stochastic"}},
+    ),
     "ema_net": Network(
         multitask.ema_net,
         ("pyramid", "single"),
         {"paper": {"fusion": "task_specific"}, "released": {"fusion": "shared"}},
     ),
+    "mti_net": Network(
+        multiscale.mti_net,
+        ("pyramid",),
+        {"paper": {"softmax_over": "tasks"}, "released": {"softmax_over": "neighbours"}},
+    ),
+    "ema_net_ms": Network(
+        multiscale.ema_net_ms,
+        ("pyramid",),
+        {
+            "paper": {"fusion": "task_specific", "softmax_over": "tasks"},
+            "released": {"fusion": "shared", "softmax_over": "neighbours"},
+        },
+    ),
+    "mtan": Network(segnet_attention.mtan, ("segnet",)),
+    "ati_net": Network(
+        segnet_attention.ati_net,
+        ("segnet",),
+        {"paper": {"feed_decoder": True}, "released": {"feed_decoder": False}},
+    ),
 }
 
+# What networks do differently on a backbone, by the names of their fields.
+_HRNET = {"head": "hrnet", "refined_head": "bottleneck", "narrow_norm": False}
+_RESNET = {"head": "deeplab", "refined_head": "bottleneck", "narrow_norm": False}
+_SWIN = {"head": "deeplab", "refined_head": "deeplab", "narrow_norm": True}
+_SEGNET = {"head": "prediction"}
+
 BACKBONES = {
-    "hrnet_w18": Backbone(hrnet.hrnet_w18, "pyramid"),
-    "hrnet_tiny": Backbone(hrnet.hrnet_tiny, "pyramid"),
+    "hrnet_w18": Backbone(hrnet.hrnet_w18, "pyramid", _HRNET),
+    "hrnet_tiny": Backbone(hrnet.hrnet_tiny, "pyramid", _HRNET),
+    "resnet34": Backbone(resnet.resnet34, "single", _RESNET),
+    "resnet50": Backbone(resnet.resnet50, "single", _RESNET),
+    "resnet_tiny": Backbone(resnet.resnet_tiny, "single", _RESNET),
+    "swin_v2_t": Backbone(swin.swin_v2_t, "single", _SWIN),
+    "swin_v2_s": Backbone(swin.swin_v2_s, "single", _SWIN),
+    "swin_v2_b": Backbone(swin.swin_v2_b, "single", _SWIN),
+    "swin_v2_tiny": Backbone(swin.swin_v2_tiny, "single", _SWIN),
+    "segnet": Backbone(segnet.segnet, "segnet", _SEGNET),
+    "segnet_tiny": Backbone(segnet.segnet_tiny, "segnet", _SEGNET),
 }
 
 KINDS = {
@@ -107,11 +154,12 @@ def build(
     if len(image_size) != 2 or any(side <= 0 or side % 32 for side in image_size):
         raise UserError(f"image_size is {image_size}; height and width must be multiples of 32.")
 
-    fields, trunk_fields = _named_fields(network.make), _named_fields(trunk.make)
+    make = network.make_on.get(trunk.kind, network.make)
+    fields, trunk_fields = _named_fields(make), _named_fields(trunk.make)
     for field in overrides:
         _choose(f"override of {name} on {backbone}", field, sorted(fields | trunk_fields))
     options = {**trunk.settings, **settings, **overrides}
-    return network.make(
+    return make(
         tuple((task.name, task.channels) for task in tasks),
         trunk.make(**{k: v for k, v in options.items() if k in trunk_fields}),
         **{k: v for k, v in options.items() if k in fields},

@@ -10,6 +10,7 @@ from emanet_jax.models.blocks import (
     BatchNorm,
     Conv,
     DoublingConv,
+    SqueezeExcitation,
     concat_at_finest,
     fan_in_uniform,
     upsample_nearest,
@@ -122,3 +123,20 @@ def test_nearest_repeats_pixels():
     x = random(1, 2, 2, 1)
     y = upsample_nearest(x, (4, 8))
     np.testing.assert_array_equal(y[0, :, :, 0], np.kron(x[0, :, :, 0], np.ones((2, 4))))
+
+
+def test_squeeze_and_excitation_scales_channels_by_their_means():
+    x = random(2, 3, 4, 8)
+    layer = SqueezeExcitation(reduction=4)
+    variables = layer.init(jax.random.key(0), x)
+    squeeze, excite = (variables["params"][name] for name in ("squeeze", "excite"))
+    assert squeeze["kernel"].shape == (8, 2)
+    hidden = np.maximum(x.mean((1, 2)) @ squeeze["kernel"] + squeeze["bias"], 0)
+    scale = 1 / (1 + np.exp(-(hidden @ excite["kernel"] + excite["bias"])))
+    np.testing.assert_allclose(layer.apply(variables, x), x * scale[:, None, None], rtol=1e-5)
+
+
+def test_squeeze_and_excitation_keeps_one_channel_of_few():
+    x = random(1, 2, 2, 6)
+    variables = SqueezeExcitation().init(jax.random.key(0), x)
+    assert variables["params"]["squeeze"]["kernel"].shape == (6, 1)

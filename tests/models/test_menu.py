@@ -1,7 +1,7 @@
 """Every network of the menu, found by iterating over it, holds the model contract."""
 
 import functools
-from types import SimpleNamespace
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,27 @@ import pytest
 
 from emanet_jax import models
 from emanet_jax.errors import UserError
+from tests import menu
+from tests.menu import MENU, NETWORKS
 
 SIZE = (64, 96)
-CHANNELS = {"semseg": 5, "depth": 1, "normals": 3, "edge": 1}
-TASKS = [SimpleNamespace(name=name, channels=c) for name, c in CHANNELS.items()]
-NARROW = {"hps": {}, "ema_net": {"features": 16, "distilled": 8}}
-# Biases in front of a batch norm, which takes them away again.
-NO_GRADIENT = ("fuse/conv/bias", "double_semseg/bias", "double_depth/bias", "double_normals/bias")
+CHANNELS = {"semseg": 5, "depth": 1, "normals": 3, "edge": 1, "human_parts": 7, "x": 2}
+TASKS = [menu.task(name, channels) for name, channels in CHANNELS.items()]
+# Biases in front of a batch norm, which takes them away again, and what the one hidden unit of a
+# tiny squeeze-and-excitation is wired to: it may sleep (test_golden has the gradients of more).
+NO_GRADIENT = r"(.*/)?(conv\d?|double_\w+)/bias|propagate_\d/select_\w+/(squeeze/.*|excite/kernel)"
+# What the released code computes and never reads: exported with the rest, trained by nothing.
+UNREAD = {("ati_net", "released"): r"latent/.*"}
+# Levels of deep supervision; the others, and all networks on SegNet, have none.
+LEVELS = {"pad_net": 1, "pap_net": 1, "ema_net": 1, "mti_net": 4, "ema_net_ms": 4}
+DEEPLAB_ON_RESNET = {("stl", "resnet_tiny"), ("hps", "resnet_tiny")}
+# The scales of a backbone's maps.
+STRIDES = {"pyramid": (4, 8, 16, 32), "single": (32,), "segnet": (1,)}
 
-MENU = [(name, variant) for name, entry in models.MODELS.items() for variant in entry.variants]
 
-
-def tiny(name, tasks=TASKS[:3], **options):
-    options = NARROW[name] | options
-    return models.build(name, tasks, backbone="hrnet_tiny", image_size=SIZE, **options)
+def tiny(name, backbone=None, tasks=TASKS[:3], **options):
+    backbone = backbone or dict(reversed(NETWORKS))[name]  # the first of the network's
+    return menu.tiny(name, backbone, tasks, SIZE, **options)
 
 
 def shapes_of(model):
@@ -35,25 +42,29 @@ def shapes_of(model):
 
 
 @functools.cache
-def trained_once(name, variant):
-    """One forward and backward pass in training mode, and two in evaluation mode."""
-    model = tiny(name, variant=variant)
+def trained_once(name, backbone, variant):
+    """A forward and backward pass in training mode, another draw of it, two in evaluation mode."""
+    model = tiny(name, backbone, TASKS[:2], variant=variant)
     images = jax.random.uniform(jax.random.key(1), (2, *SIZE, 3))
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
 
-    def loss(params):
+    def loss(params, key):
         predictions, updates = model.apply(
-            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+            variables | {"params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
         )
         total = sum(jnp.square(x - 1).mean() for x in jax.tree.leaves(predictions))
         return total, (predictions, updates["batch_stats"])
 
-    gradients, (predictions, batch_stats) = jax.jit(jax.grad(loss, has_aux=True))(
-        variables["params"]
-    )
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    gradients, (*trained, batch_stats) = step(variables["params"], jax.random.key(2))
+    _, (again, _) = step(variables["params"], jax.random.key(3))
     evaluate = jax.jit(functools.partial(model.apply, train=False, mutable=["batch_stats"]))
     evaluated = [evaluate(variables, images) for _ in range(2)]
-    return variables, gradients, predictions, batch_stats, evaluated
+    return variables, gradients, (*trained, again), batch_stats, evaluated
 
 
 def paths(tree):
@@ -61,17 +72,20 @@ def paths(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(x)
 
 
-@pytest.mark.parametrize(("name", "variant"), MENU)
-def test_no_parameter_is_dead(name, variant):
-    _, gradients, *_ = trained_once(name, variant)
+@pytest.mark.parametrize(("name", "backbone", "variant"), MENU)
+def test_no_parameter_is_dead(name, backbone, variant):
+    _, gradients, *_ = trained_once(name, backbone, variant)
     for path, gradient in paths(gradients):
         assert np.isfinite(gradient).all(), path
-        assert np.any(gradient != 0) or path.endswith(NO_GRADIENT), path
+        if (name, variant) in UNREAD and re.fullmatch(UNREAD[name, variant], path):
+            np.testing.assert_array_equal(gradient, 0, err_msg=path)
+        else:
+            assert np.any(gradient != 0) or re.fullmatch(NO_GRADIENT, path), path
 
 
-@pytest.mark.parametrize(("name", "variant"), MENU)
-def test_batch_statistics_move_in_training_alone(name, variant):
-    variables, _, _, batch_stats, evaluated = trained_once(name, variant)
+@pytest.mark.parametrize(("name", "backbone", "variant"), MENU)
+def test_batch_statistics_move_in_training_alone(name, backbone, variant):
+    variables, _, _, batch_stats, evaluated = trained_once(name, backbone, variant)
     before = dict(paths(variables["batch_stats"]))
     for path, after in paths(batch_stats):
         assert np.any(after != before[path]), path
@@ -79,28 +93,52 @@ def test_batch_statistics_move_in_training_alone(name, variant):
         np.testing.assert_array_equal(after, before[path], err_msg=path)
 
 
-@pytest.mark.parametrize(("name", "variant"), MENU)
-def test_evaluation_is_deterministic(name, variant):
-    *_, evaluated = trained_once(name, variant)
+@pytest.mark.parametrize(("name", "backbone", "variant"), MENU)
+def test_evaluation_is_deterministic_and_training_where_nothing_drops(name, backbone, variant):
+    _, _, trained, _, evaluated = trained_once(name, backbone, variant)
     jax.tree.map(np.testing.assert_array_equal, *evaluated)
+    drops = "swin" in backbone or (name, backbone) in {
+        ("stl", "resnet_tiny"),
+        ("hps", "resnet_tiny"),
+    }
+    same = jax.tree.map(np.array_equal, *trained)
+    assert all(jax.tree.leaves(same)) != drops
+    assert not (drops and any(same.final.values()))
 
 
-@pytest.mark.parametrize("tasks", [TASKS[1:2], TASKS[::2], TASKS])
-@pytest.mark.parametrize(("name", "variant"), MENU)
-def test_any_tasks_at_image_size(name, variant, tasks):
-    _, predictions = shapes_of(tiny(name, tasks, variant=variant))
+@pytest.mark.parametrize("tasks", [TASKS[1:2], TASKS], ids=len)
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_any_tasks_at_image_size(name, backbone, tasks):
+    _, predictions = shapes_of(tiny(name, backbone, tasks))
     expected = {task.name: (2, *SIZE, task.channels) for task in tasks}
     assert {task: x.shape for task, x in predictions.final.items()} == expected
-    for level in predictions.auxiliary:
-        quarter = {t: (b, h // 4, w // 4, c) for t, (b, h, w, c) in expected.items()}
-        assert {task: x.shape for task, x in level.items()} == quarter
+    kind = models.BACKBONES[backbone].kind
+    assert len(predictions.auxiliary) == (0 if kind == "segnet" else LEVELS.get(name, 0))
+    strides = STRIDES[kind]
+    for level, stride in zip(predictions.auxiliary, strides, strict=False):
+        smaller = {t: (b, h // stride, w // stride, c) for t, (b, h, w, c) in expected.items()}
+        assert {task: x.shape for task, x in level.items()} == smaller
 
 
-def test_levels_of_deep_supervision():
-    assert {name: len(shapes_of(tiny(name))[1].auxiliary) for name in models.MODELS} == {
-        "hps": 0,
-        "ema_net": 1,
-    }
+@pytest.mark.parametrize("name", models.MODELS)
+def test_variants_are_one_network_but_for_what_they_document(name):
+    """Building a variant is setting its named fields by hand, each to another value."""
+    paper, released = models.MODELS[name].variants.values()
+    assert paper.keys() == released.keys()
+    assert all(paper[field] != released[field] for field in paper)
+    assert tiny(name, **released) == tiny(name, variant="released")
+    assert tiny(name, **paper) == tiny(name)
+
+
+def test_single_tasks_are_networks_of_their_own():
+    together, _ = shapes_of(tiny("stl", tasks=TASKS[:2]))
+    for task in TASKS[:2]:
+        alone, _ = shapes_of(tiny("hps", tasks=[task]))
+        for kind, tree in alone.items():
+            mine = {"backbone": together[kind].pop(f"backbone_{task.name}")}
+            name = f"head_{task.name}"
+            assert tree == mine | {name: together[kind].pop(name)}
+    assert not any(together.values())
 
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)
@@ -109,18 +147,21 @@ def test_backbones_give_maps_finest_first(backbone):
     init = functools.partial(models.BACKBONES[backbone].make().init_with_output, train=False)
     maps, _ = jax.eval_shape(init, jax.random.key(0), images)
     h, w = SIZE
-    assert [x.shape[1:3] for x in maps] == [(h // s, w // s) for s in (4, 8, 16, 32)]
+    strides = STRIDES[models.BACKBONES[backbone].kind]
+    assert [x.shape[1:3] for x in maps] == [(h // s, w // s) for s in strides]
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_bfloat16_computes_in_half_and_predicts_in_float32(name):
-    variables, predictions = shapes_of(tiny(name, dtype=jnp.bfloat16))
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_bfloat16_computes_in_half_and_predicts_in_float32(name, backbone):
+    model = tiny(name, backbone, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    trace = jax.make_jaxpr(functools.partial(model.apply, train=False), return_shape=True)
+    jaxpr, predictions = trace(variables, images)
     assert {x.dtype for x in jax.tree.leaves(predictions)} == {jnp.dtype(jnp.float32)}
-    model = tiny(name, dtype=jnp.bfloat16)
-    images = jnp.zeros((1, *SIZE, 3))
-    text = str(jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, images))
-    convolutions = [line for line in text.splitlines() if "= conv_general_dilated[" in line]
+    convolutions = [line for line in str(jaxpr).splitlines() if "= conv_general_dilated[" in line]
     assert convolutions
     assert all(":bf16[" in line for line in convolutions)
 
@@ -139,13 +180,14 @@ def test_nearest_upsampling_is_another_network():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "hsp"}, "unknown model 'hsp'; choose from hps, ema_net"),
+        ({"name": "hsp"}, "unknown model 'hsp'; choose from stl, hps"),
         ({"backbone": "vgg"}, "choose from hrnet_w18"),
         ({"variant": "draft"}, "choose from paper, released"),
         ({"gama": 0.1}, "unknown override of ema_net on hrnet_w18 'gama'; choose from .*gamma"),
         ({"image_size": (60, 96)}, "multiples of 32"),
         ({"image_size": (0, 96)}, "multiples of 32"),
         ({"tasks": []}, "at least one task"),
+        ({"name": "mti_net", "backbone": "resnet_tiny"}, "needs four maps.*choose from hrnet_w18"),
     ],
 )
 def test_wrong_choices_are_the_users_to_mend(change, message):
@@ -159,3 +201,9 @@ def test_wrong_values_of_overrides_name_the_choices():
         shapes_of(tiny("hps", upsampling="cubic"))
     with pytest.raises(UserError, match="task_specific, shared"):
         shapes_of(tiny("ema_net", fusion="none"))
+    with pytest.raises(UserError, match="row_stochastic, column_stochastic"):
+        shapes_of(tiny("pap_net", affinity="none"))
+    with pytest.raises(UserError, match="tasks, neighbours"):
+        shapes_of(tiny("mti_net", softmax_over="channels"))
+    with pytest.raises(UserError, match="hrnet, bottleneck"):
+        shapes_of(tiny("stl", head="none"))

@@ -35,7 +35,9 @@ def test_a_train_state_goes_on_at_another_size():
     state, _ = step(state, random_batch(2))  # Adam's moments are no longer zero
     adapted = adapt(state)
 
-    create = functools.partial(steps.create_state, model, optimizer(step), LARGER, 0)
+    create = functools.partial(
+        steps.create_state, model, made_with(step, "optimizer"), made_with(step, "balancing"), LARGER, 0
+    )
     fresh = jax.eval_shape(create)
     jax.tree.map(
         lambda x, y: np.testing.assert_equal((x.shape, x.dtype), (y.shape, y.dtype)), adapted, fresh
@@ -55,8 +57,8 @@ def test_a_train_state_goes_on_at_another_size():
     assert all(changed.values())
 
 
-def optimizer(step):
-    return step.__wrapped__.keywords["optimizer"]
+def made_with(step, name):
+    return step.__wrapped__.keywords[name]
 
 
 def test_moments_are_resampled_and_weights_scaled_too():

@@ -17,20 +17,20 @@ class ResNet(nn.Module):
 
     block: type[BasicBlock] | type[BottleneckBlock]
     stem: int
-    features: tuple[int, ...]  # of every layer; all but the first layer halve their input
+    features: tuple[int, ...]  # of every group of blocks; all but the first group halve the size
     blocks: tuple[int, ...]
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
-        """Images to [(b, H/32, W/32, features[-1])], where there are four layers."""
+        """Images to [(b, H/32, W/32, features[-1])], where there are four groups."""
         unit = partial(ConvNorm, train=train, dtype=self.dtype)
-        x = unit(self.stem, 7, stride=2, name="stem1")(images)
+        x = unit(self.stem, 7, stride=2, name="stem")(images)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # (b, H/4, W/4, stem)
-        for layer, (features, blocks) in enumerate(zip(self.features, self.blocks, strict=True), 1):
+        for group, (features, blocks) in enumerate(zip(self.features, self.blocks, strict=True), 1):
             for i in range(blocks):
-                stride = 2 if layer > 1 and i == 0 else 1
-                x = self.block(unit, features, stride, name=f"layer{layer}_{i}")(x)
+                stride = 2 if group > 1 and i == 0 else 1
+                x = self.block(unit, features, stride, name=f"group{group}_{i}")(x)
         return [x]
 
 

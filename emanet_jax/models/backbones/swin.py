@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from flax.linen.dtypes import promote_dtype
 
+from emanet_jax.errors import UserError
 from emanet_jax.models.blocks import Dense, Dtype, fan_in_uniform
-from emanet_jax.ops import unit_vectors, wide_dtype, widen
+from emanet_jax.ops import unit_vectors, wide_dtype
 
 WINDOW = 8  # tokens on a side
 PATCH = 4  # pixels on a side
@@ -47,13 +48,12 @@ def shifts(size: tuple[int, int], shifted: bool) -> tuple[int, int]:
 
 def regions(size: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
     """(windows, 64) ids: tokens of a shifted window see each other only where they are equal."""
-    ids = []
-    for side, step in zip(size, shift, strict=True):
-        place = np.arange(side)
-        ids.append((place >= side - WINDOW).astype(int) + (place >= side - step) if step else 0)
-    rows, columns = np.broadcast_arrays(np.reshape(ids[0], (-1, 1)), np.reshape(ids[1], (1, -1)))
-    whole = np.broadcast_to(3 * rows + columns, size)
-    return np.asarray(to_windows(whole[None, :, :, None]))[0, :, :, 0]
+    rows, columns = (
+        1 * (np.arange(side) >= side - WINDOW) + (np.arange(side) >= side - step)
+        for side, step in zip(size, shift, strict=True)
+    )
+    ids = 3 * rows[:, None] + columns
+    return to_windows(ids[None, :, :, None])[0, :, :, 0]
 
 
 def to_windows(x: jax.Array) -> jax.Array:
@@ -113,8 +113,8 @@ class WindowAttention(nn.Module):
         """Queries, keys and values; keys have no bias, though the public weights hold one."""
         c = x.shape[-1]
         x = Dense(3 * c, use_bias=False, dtype=self.dtype, name="qkv")(x)
-        bias = self.param("qkv_bias", fan_in_uniform, (3 * c,), c).astype(x.dtype)
-        bias = bias.at[c : 2 * c].set(0)
+        bias = self.param("qkv_bias", fan_in_uniform, (3 * c,), c)
+        bias = jnp.where(jnp.arange(3 * c) // c == 1, 0, bias).astype(x.dtype)
         x = (x + bias).reshape(*x.shape[:3], 3, self.heads, c // self.heads)
         return tuple(jnp.moveaxis(x, 3, 0))
 
@@ -136,25 +136,18 @@ class Block(nn.Module):
 
     heads: int
     shifted: bool
-    drop: float  # probability that a branch is left out of an image, in training
-    train: bool
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to the same."""
+    def __call__(self, x: jax.Array, scale: jax.Array) -> jax.Array:
+        """(b, h, w, c) to the same; `scale` (2, b) multiplies the two branches of every image."""
         c = x.shape[-1]
+        scale = scale[..., None, None, None].astype(x.dtype)
         y = WindowAttention(self.heads, self.shifted, self.dtype, name="attn")(x)
-        x = x + self._branch(y, "norm1")
+        x = x + scale[0] * layer_norm(self.dtype, "norm1")(y)
         y = nn.gelu(Dense(4 * c, dtype=self.dtype, name="mlp1")(x), approximate=False)
         y = Dense(c, dtype=self.dtype, name="mlp2")(y)
-        return x + self._branch(y, "norm2")
-
-    def _branch(self, y: jax.Array, name: str) -> jax.Array:
-        """Normalised, and dropped for whole images; the others are scaled to keep the mean."""
-        y = layer_norm(self.dtype, name)(y)
-        per_image = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not self.train)
-        return per_image(y)
+        return x + scale[1] * layer_norm(self.dtype, "norm2")(y)
 
 
 class PatchMerging(nn.Module):
@@ -186,9 +179,26 @@ class PatchEmbedding(nn.Module):
         fan_in = PATCH * PATCH * c
         kernel = self.param("kernel", fan_in_uniform, (PATCH, PATCH, c, self.features), fan_in)
         bias = self.param("bias", fan_in_uniform, (self.features,), fan_in)
-        x, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         x = x.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
         return jnp.einsum("bhywxc,yxcf->bhwf", x, kernel) + bias
+
+
+def draw_scales(key: jax.Array, rates: np.ndarray, images: int) -> jax.Array:
+    """Stochastic depth (arXiv 1603.09382): which branches training leaves out of which image.
+
+    One draw for all blocks, because XLA takes its time to compile each.
+
+    Args:
+      key: of the draw.
+      rates: (blocks,) probabilities of leaving a branch out.
+      images: how many.
+
+    Returns:
+      (blocks, 2, images): 0 for what is left out, elsewhere what keeps the branch's mean.
+    """
+    kept = 1 - rates[:, None, None]
+    return (jax.random.uniform(key, (len(rates), 2, images)) < kept) / kept
 
 
 def layer_norm(dtype: Dtype | None, name: str) -> nn.LayerNorm:
@@ -208,7 +218,7 @@ class SwinV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Images to [(b, H/32, W/32, 8 * features)], where there are four stages."""
-        drops = iter(np.linspace(0, self.stochastic_depth, sum(self.blocks)).tolist())
+        scales = iter(self._branch_scales(len(images), train))
         x = PatchEmbedding(self.features, self.dtype, name="embed")(images)
         x = layer_norm(self.dtype, "embed_norm")(x)
         for stage, (blocks, heads) in enumerate(zip(self.blocks, self.heads, strict=True), 1):
@@ -216,8 +226,16 @@ class SwinV2(nn.Module):
                 x = PatchMerging(self.dtype, name=f"merge{stage}")(x)
             for i in range(blocks):
                 name = f"windows{stage}_{i}"
-                x = Block(heads, i % 2 == 1, next(drops), train, self.dtype, name=name)(x)
-        return [layer_norm(self.dtype, "norm")(x)]
+                x = Block(heads, i % 2 == 1, self.dtype, name=name)(x, next(scales))
+        return [layer_norm(self.dtype, "last_norm")(x)]
+
+    def _branch_scales(self, images: int, train: bool) -> jax.Array:
+        if not 0 <= self.stochastic_depth < 1:
+            raise UserError(f"stochastic_depth is {self.stochastic_depth}; it must be in [0, 1).")
+        rates = np.linspace(0, self.stochastic_depth, sum(self.blocks))
+        if not (train and self.stochastic_depth):
+            return jnp.ones((len(rates), 2, images))
+        return draw_scales(self.make_rng("dropout"), rates, images)
 
 
 def swin_v2_t(*, stochastic_depth: float = 0.2, dtype: Dtype | None = None) -> SwinV2:
