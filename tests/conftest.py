@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Parameters of a test that what it compiles depends on: such tests share a process.
-COMPILED_BY = ("folder", "name", "network")
+COMPILED_BY = ("folder", "name", "backbone", "variant", "network")
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook

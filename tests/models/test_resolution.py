@@ -36,7 +36,12 @@ def test_a_train_state_goes_on_at_another_size():
     adapted = adapt(state)
 
     create = functools.partial(
-        steps.create_state, model, made_with(step, "optimizer"), made_with(step, "balancing"), LARGER, 0
+        steps.create_state,
+        model,
+        made_with(step, "optimizer"),
+        made_with(step, "balancing"),
+        LARGER,
+        0,
     )
     fresh = jax.eval_shape(create)
     jax.tree.map(
