@@ -23,7 +23,7 @@ def panel(
     Args:
         images: (n, h, w, 3) uint8 or in [0, 1].
         labels: {task: (n, h, w, k)}.
-        predictions: {task: (n, h, w, k)} after the task's activation.
+        predictions: {task: (n, h, w, k)} after the task's activation; {}: labels alone.
         tasks: the columns, a label and a prediction each.
 
     Returns:
@@ -31,9 +31,10 @@ def panel(
     """
     if images.dtype != np.uint8:
         images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
-    titles = ["image"] + [f"{t.name} {kind}" for t in tasks for kind in ("label", "prediction")]
+    kinds = {"label": labels, "prediction": predictions} if predictions else {"label": labels}
+    titles = ["image"] + [f"{task.name} {kind}" for task in tasks for kind in kinds]
     rows = [
-        [image] + [t.colours(maps[t.name][i]) for t in tasks for maps in (labels, predictions)]
+        [image] + [t.colours(maps[t.name][i]) for t in tasks for maps in kinds.values()]
         for i, image in enumerate(images)
     ]
     height, width = images.shape[1:3]

@@ -79,15 +79,20 @@ def train_dataset(
     rows = _rows_per_process(batch_size, process_count)
     if not len(source):
         raise UserError(f"{source}: there is nothing to train on.")
-    # One epoch's order in Grain depends on seed + epoch: spread seeds, or neighbours would overlap.
-    order_seed, noise_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
+    _, noise_seed = _seeds(seed)
 
     def augmented(position: int, example: dict[str, Any]) -> Sample:
         rng = np.random.default_rng((noise_seed, position))
         return augment(_sample(example, tasks), tasks, rng, augmentation, image_size)
 
-    stream = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
-    return stream.map_with_index(augmented).batch(rows)[process_index::process_count]
+    stream = _ordered(source, seed).map_with_index(augmented)
+    return stream.batch(rows)[process_index::process_count]
+
+
+def image_ids(source: Examples, index: int, *, batch_size: int, seed: int) -> list[str]:
+    """The images of global batch `index` of `train_dataset`; reads the examples once more."""
+    stream = _ordered(source, seed)
+    return [stream[i]["image_id"] for i in range(index * batch_size, (index + 1) * batch_size)]
 
 
 @contextlib.contextmanager
@@ -141,6 +146,19 @@ def eval_batches(
     dataset = grain.MapDataset.range(padded).map(sample).batch(rows)[process_index::process_count]
     with train_batches(dataset, threads=threads, prefetch=threads) as batches:
         yield from batches
+
+
+def _seeds(seed: int) -> tuple[int, int]:
+    """Of order and augmentation.
+
+    One epoch's order in Grain depends on seed + epoch: spread seeds, or neighbours would overlap.
+    """
+    order, noise = np.random.SeedSequence(seed).generate_state(2)
+    return int(order), int(noise)
+
+
+def _ordered(source: Examples, seed: int) -> grain.MapDataset:
+    return grain.MapDataset.source(source).shuffle(seed=_seeds(seed)[0]).repeat()
 
 
 def _rows_per_process(batch_size: int, process_count: int) -> int:
