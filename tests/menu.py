@@ -3,6 +3,8 @@
 import inspect
 from types import SimpleNamespace
 
+import pytest
+
 from emanet_jax import models
 
 # Of the named fields that set widths, beside a tiny backbone's own.
@@ -22,11 +24,20 @@ def variants(name):
     return ["paper"] if paper == released else ["paper", "released"]
 
 
+FIRST = dict(reversed(NETWORKS))  # {network: the first of its tiny backbones}
+
+
+def marks(name, backbone, variant="paper"):
+    """In every run each network once; its other backbones and variants in the slow run."""
+    every_run = backbone == FIRST[name] and variant == "paper"
+    return () if every_run else pytest.mark.slow
+
+
 # Each in its default variant on every kind of backbone, in all its variants on the first.
 MENU = [
-    (name, backbone, variant)
-    for i, (name, backbone) in enumerate(NETWORKS)
-    for variant in (variants(name) if name not in dict(NETWORKS[:i]) else ["paper"])
+    pytest.param(name, backbone, variant, marks=marks(name, backbone, variant))
+    for name, backbone in NETWORKS
+    for variant in (variants(name) if backbone == FIRST[name] else ["paper"])
 ]
 
 

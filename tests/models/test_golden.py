@@ -25,17 +25,17 @@ class Case(NamedTuple):
     counted: int = 1  # times that the reference counts (and differentiates) its final loss
     levels: str = "initial_"  # how the outputs name the auxiliary levels
     losses: int | None = None  # held to the reference's; all, and the outputs after them, if None
-    cheap: bool = False  # to compile: trained in every run of the tests
+    run: str = "evaluated"  # what every run of the tests does with it: "trained", "" leaves it out
 
 
 NO_DROPOUT = {"dropout": 0.0}
 NOTHING_DROPPED = NO_DROPOUT | {"stochastic_depth": 0.0}
 CASES = {
-    "stl": Case("stl"),
-    "hps": Case("hps", counted=2, cheap=True),
+    "stl": Case("stl", run=""),
+    "hps": Case("hps", counted=2, run="trained"),
     "padnet": Case("pad_net"),
     "papnet": Case("pap_net"),
-    "emanet": Case("ema_net", cheap=True),
+    "emanet": Case("ema_net"),
     "mti_net": Case("mti_net", levels="scale_"),
     "m_emanet": Case("ema_net_ms", levels="scale_"),
     "mtan": Case("mtan", "segnet"),
@@ -44,12 +44,12 @@ CASES = {
     "pad_net_segnet": Case("pad_net", "segnet"),
     "hps_resnet34": Case("hps", "resnet34", NO_DROPOUT, counted=2, losses=3),
     "hps_resnet50": Case("hps", "resnet50", NO_DROPOUT, counted=2, losses=3),
-    "swin_v2_t_stl": Case("stl", "swin_v2_t", NOTHING_DROPPED),
+    "swin_v2_t_stl": Case("stl", "swin_v2_t", NOTHING_DROPPED, run=""),
     "swin_v2_t_hps": Case("hps", "swin_v2_t", NOTHING_DROPPED, counted=2),
     "swin_v2_t_padnet": Case("pad_net", "swin_v2_t", NOTHING_DROPPED),
     "swin_v2_t_papnet": Case("pap_net", "swin_v2_t", NOTHING_DROPPED),
     "swin_v2_t_ctal": Case("ema_net", "swin_v2_t", NOTHING_DROPPED),
-    "swin_v2_b_hps": Case("hps", "swin_v2_b", NOTHING_DROPPED, counted=2),
+    "swin_v2_b_hps": Case("hps", "swin_v2_b", NOTHING_DROPPED, counted=2, run=""),
 }
 UNUSED = "backbone.fc."  # the reference's ResNets keep their classifier
 # Biases in front of a batch norm: their gradients are rounding errors around zero.
@@ -101,18 +101,27 @@ def named_maps(predictions, folder, images):
     return {key.replace("saliency", "sal"): x for key, x in maps.items()}
 
 
-def slow_unless(cheap):
-    return () if cheap else pytest.mark.slow
+def cases(every_run):
+    """The folders; those are slow in whose case every run does none of `every_run`."""
+    return [
+        pytest.param(folder, marks=() if case.run in every_run else pytest.mark.slow)
+        for folder, case in CASES.items()
+    ]
 
 
-@pytest.mark.parametrize(
-    ("folder", "x64"),
-    [pytest.param(f, False, marks=slow_unless(case.cheap)) for f, case in CASES.items()]
-    + [(f, True) for f in CASES],
-)
-def test_evaluation_outputs(folder, x64):
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", CASES)
+def test_evaluation_outputs_in_float32(folder):
+    check_evaluation(folder, x64=False, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("folder", cases(["evaluated", "trained"]))
+def test_evaluation_outputs(folder):
+    check_evaluation(folder, x64=True, tolerance=4e-8)
+
+
+def check_evaluation(folder, x64, tolerance):
     spec, reference = golden.manifest(folder), golden.outputs(folder)
-    tolerance = 4e-8 if x64 else 1e-5
     with jax.enable_x64(x64):
         model, variables, images = imported(folder, jnp.float64 if x64 else jnp.float32)
         predictions = jax.jit(functools.partial(model.apply, train=False))(variables, images)
@@ -124,7 +133,7 @@ def test_evaluation_outputs(folder, x64):
             assert relative(seen, reference[f"eval/{key}"]) < tolerance, key
 
 
-@pytest.mark.parametrize("folder", CASES)
+@pytest.mark.parametrize("folder", cases(["evaluated", "trained"]))
 def test_names_shapes_and_counts_are_the_references(folder):
     _, variables, _ = imported(folder, jnp.float32)
     spec, state_dict = golden.manifest(folder), golden.state_dict(folder)
@@ -140,12 +149,7 @@ def test_names_shapes_and_counts_are_the_references(folder):
 
 
 @pytest.mark.parametrize(
-    "folder",
-    [
-        pytest.param(folder, marks=slow_unless(case.cheap))
-        for folder, case in CASES.items()
-        if golden.manifest(folder)["adam"]["steps"]
-    ],
+    "folder", [p for p in cases(["trained"]) if golden.manifest(p.values[0])["adam"]["steps"]]
 )
 def test_training(folder):
     """Losses before each Adam step, gradients of the first, and outputs after the last."""

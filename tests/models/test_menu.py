@@ -29,8 +29,7 @@ STRIDES = {"pyramid": (4, 8, 16, 32), "single": (32,), "segnet": (1,)}
 
 
 def tiny(name, backbone=None, tasks=TASKS[:3], **options):
-    backbone = backbone or dict(reversed(NETWORKS))[name]  # the first of the network's
-    return menu.tiny(name, backbone, tasks, SIZE, **options)
+    return menu.tiny(name, backbone or menu.FIRST[name], tasks, SIZE, **options)
 
 
 def shapes_of(model):
@@ -107,7 +106,10 @@ def test_evaluation_is_deterministic_and_training_where_nothing_drops(name, back
 
 
 @pytest.mark.parametrize("tasks", [TASKS[1:2], TASKS], ids=len)
-@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [pytest.param(*pair, marks=menu.marks(*pair)) for pair in NETWORKS],
+)
 def test_any_tasks_at_image_size(name, backbone, tasks):
     _, predictions = shapes_of(tiny(name, backbone, tasks))
     expected = {task.name: (2, *SIZE, task.channels) for task in tasks}
