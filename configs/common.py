@@ -74,6 +74,12 @@ def default_config() -> ml_collections.ConfigDict:
     config.augment.hue = 0.0  # up to +- this part of a whole turn of the colour wheel
     config.image_statistics = "imagenet"  # or "unit": images in [0, 1] as they are
 
+    config.precision = "float32"  # or "bfloat16": what networks compute in; all else is float32
+    # Or "blocks", "everything": recompute backwards instead of keeping. XLA undoes it on CPUs.
+    config.remat = "nothing"
+    config.accumulate = 1  # micro-batches of batch_size / accumulate images in a step
+    config.max_bad_steps = 10  # steps in a row whose numbers are not finite, then the run stops
+
     config.epochs = 200.0
     config.batch_size = 8
     config.eval_batch_size = 8

@@ -23,7 +23,7 @@ class Balancing(NamedTuple):
     Attributes:
         trained: the start of the parameters that are trained beside the network's.
         memory: the start of what is remembered from step to step.
-        total: (losses, trained, memory) to the scalar that is differentiated.
+        total: (losses, trained, memory) to the scalar that is differentiated, affine in the losses.
         remember: (losses, memory) to the memory of the next step.
         weights: (trained, memory) to {task: factor of its loss in the total}, where it changes.
     """

@@ -5,16 +5,17 @@ of its files (`sha256sum -c` reads it), which is written before the checkpoint g
 """
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from emanet_jax import parallel
 from emanet_jax.errors import UserError
 from emanet_jax.steps import TrainState
 
@@ -22,6 +23,8 @@ Score = Callable[[Mapping[str, float]], float]
 
 SUMS = "SHA256SUMS"
 DAMAGED = "damaged"  # folder beside the checkpoints that takes what cannot be restored
+# Where a checkpoint goes before its files are deleted, so that none is ever there in part.
+_DELETED = "deleted"
 # Orbax writes these when, or after, it gives a checkpoint its name; no value depends on them.
 _LATE = ("commit_success.txt", "_CHECKPOINT_METADATA")
 
@@ -34,9 +37,18 @@ class Checkpoints:
         score: {"task/metric": value} to a number that is larger for better checkpoints.
         keep_latest: how many of the newest stay.
         keep_best: how many of the best-scored stay as well.
+        read_only: leave everything as it is, such as the unfinished save of a run that goes on.
     """
 
-    def __init__(self, directory: epath.PathLike, score: Score, keep_latest: int, keep_best: int):
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        score: Score,
+        keep_latest: int,
+        keep_best: int,
+        *,
+        read_only: bool = False,
+    ):
         def rank(metrics: Mapping[str, float]) -> float:
             value = score(metrics)
             return -math.inf if math.isnan(value) else value
@@ -50,12 +62,17 @@ class Checkpoints:
             ]
         )
         place = epath.Path(directory).absolute()
+        self._read_only = read_only
+        self._intact: set[int] = set()  # steps whose files have been compared with their sums
+        _check_metrics(place)
         self._manager = ocp.CheckpointManager(
             place,
             options=ocp.CheckpointManagerOptions(
                 best_fn=rank,
                 preservation_policy=policies,
-                cleanup_tmp_directories=True,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                todelete_subdir=_DELETED,
                 async_options=ocp.AsyncOptions(
                     post_finalization_callback=lambda: _write_sums(place)
                 ),
@@ -65,9 +82,19 @@ class Checkpoints:
     def save(
         self, state: TrainState, position: int, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Starts saving `state` after `position` batches; a step that is there already is kept."""
+        """Starts saving `state` after `position` batches.
+
+        A step that is there already is kept, unless it has no metrics and gets them now.
+
+        Raises:
+            OSError, ValueError: what went wrong with this save or, since it goes on in the
+                background, with the one before.
+        """
         if position in self._manager.all_steps():
-            return
+            if metrics is None or self.evaluated(position):
+                return
+            self._manager.delete(position)
+        self.wait()
         self._manager.save(
             position,
             args=ocp.args.Composite(
@@ -81,17 +108,24 @@ class Checkpoints:
         """The state, with the shapes and shardings of `like`, and the number of batches read.
 
         Raises:
-            UserError: a file of the checkpoint is damaged.
+            UserError: a file of the checkpoint is damaged, or its arrays are others than `like`'s.
         """
-        damage = self.damage(step)
-        if damage:
-            raise UserError(f"{damage}; choose another checkpoint.")
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-            ),
-        )
+        if step not in self._intact:
+            damage = parallel.on_first(lambda: self.damage(step))
+            if damage:
+                raise UserError(f"{damage}; choose another checkpoint.")
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+                ),
+            )
+        except (KeyError, ValueError) as error:  # its files are intact, so its arrays are others
+            raise UserError(
+                f"{self.path(step)} holds other arrays than this config's network and optimiser "
+                "have; go on with the config that it was made with, or in another --workdir."
+            ) from error
         return restored.state, restored.data["position"]
 
     def damage(self, step: int) -> str:
@@ -100,8 +134,11 @@ class Checkpoints:
         if not (folder / SUMS).exists():
             return f"{folder / SUMS} is missing"
         found = _sums(folder)
-        for line in (folder / SUMS).read_text().splitlines():
-            digest, _, name = line.partition("  ")
+        text = (folder / SUMS).read_bytes().decode(errors="replace")
+        lines = [line.partition("  ")[::2] for line in text.splitlines()]
+        if not found.keys() <= {name for _, name in lines}:
+            return f"{folder / SUMS} is damaged (it does not list all files)"
+        for digest, name in lines:
             if name not in found:
                 return f"{folder / name} is missing"
             if found[name] != digest:
@@ -110,22 +147,29 @@ class Checkpoints:
 
     def set_damaged_aside(self) -> list[str]:
         """Moves the newest checkpoints away until one is intact; says what was wrong with each."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        said = parallel.on_first(lambda: self._set_damaged_aside(steps))
+        self._intact.update(steps[len(said) : len(said) + 1])
+        if said:
+            self._manager.reload()
+        return said
+
+    def _set_damaged_aside(self, steps: Sequence[int]) -> list[str]:
         said = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             damage = self.damage(step)
             if not damage:
                 break
             said.append(damage)
-            multihost_utils.sync_global_devices("damage found")
-            if jax.process_index() == 0:
-                aside = self._manager.directory.parent / DAMAGED
-                aside.mkdir(exist_ok=True)
-                number = sum(1 for _ in aside.iterdir())
-                self.path(step).rename(aside / f"{step}-{number}")
-            multihost_utils.sync_global_devices("damage moved")
-        if said:
-            self._manager.reload()
+            aside = self._manager.directory.parent / DAMAGED
+            aside.mkdir(exist_ok=True)
+            number = sum(1 for _ in aside.iterdir())
+            self.path(step).rename(aside / f"{step}-{number}")
         return said
+
+    def evaluated(self, step: int) -> bool:
+        """Whether a checkpoint was saved with metrics."""
+        return parallel.on_first(lambda: (self.path(step) / "metrics").exists())
 
     def latest_step(self) -> int | None:
         """The newest checkpoint, or None."""
@@ -138,6 +182,9 @@ class Checkpoints:
     def wait(self) -> None:
         """Until everything that was saved is on disk and may be the best."""
         self._manager.wait_until_finished()
+        deleted = self._manager.directory / _DELETED
+        if not self._read_only and jax.process_index() == 0 and deleted.exists():
+            deleted.rmtree()
 
     def path(self, step: int) -> epath.Path:
         """Folder of a checkpoint."""
@@ -151,13 +198,23 @@ class Checkpoints:
         self._manager.close()
 
 
+def _check_metrics(place: epath.Path) -> None:
+    """Raises UserError if the metrics of a checkpoint, all of which are read first, are damaged."""
+    for path in place.glob("*/metrics/metrics"):
+        try:
+            json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); move this checkpoint away to use the others."
+            ) from error
+
+
 def _write_sums(place: epath.Path) -> None:
-    """Writes the sums of every checkpoint, finished or about to be, that has none yet."""
-    if jax.process_index() == 0:
-        for folder in place.iterdir():
-            if folder.is_dir() and not (folder / SUMS).exists():
-                lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
-                (folder / SUMS).write_text("".join(lines))
+    """Writes the sums of the checkpoint that is about to get its name."""
+    for folder in place.iterdir():
+        if folder.is_dir() and ocp.utils.is_tmp_checkpoint(folder):
+            lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
+            (folder / SUMS).write_text("".join(lines))
 
 
 def _sums(folder: epath.Path) -> dict[str, str]:

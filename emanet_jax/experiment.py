@@ -2,24 +2,30 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import grain
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from emanet_jax import balancing, metrics, models, optim, parallel, steps
+from emanet_jax import balancing, metrics, models, optim, parallel, settings, steps
 from emanet_jax.checkpoint import Score
 from emanet_jax.data import augment, pipeline
 from emanet_jax.errors import UserError
+from emanet_jax.models.remat import rematerialised
 from emanet_jax.tasks import Task, tasks_for
 
 HOST_METRICS = ("always", "last", "never")  # at which evaluations the tasks' host metrics are made
+
+# What networks compute in. Parameters, statistics, losses and CTAL's sums are float32 in both.
+PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16": {"dtype": jnp.bfloat16}}
 
 
 class Experiment(NamedTuple):
@@ -34,6 +40,8 @@ class Experiment(NamedTuple):
     total_steps: int
     eval_every: int
     train_data: grain.MapDataset
+    batch_at: Callable[[int], pipeline.Batch]  # global batch i, on the host
+    image_ids: Callable[[int], list[str]]  # of global batch i
     val_source: pipeline.Examples
     init: Callable[[], steps.TrainState]
     train_step: Callable[..., tuple[steps.TrainState, dict[str, jax.Array]]]
@@ -54,8 +62,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
         UserError: the config asks for something that does not exist or fit.
     """
-    _check_counts(config)
     tasks, model = make_network(config)
+    trained_model = rematerialised(model, config.remat)
     weights = {task.name: task_weight(config, task) for task in tasks}
     if config.image_statistics not in steps.IMAGE_STATISTICS:
         raise UserError(
@@ -72,21 +80,27 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     mesh = parallel.make_mesh(config.mesh.rows)
     for name in ("batch_size", "eval_batch_size"):
         parallel.check_batch_size(name, config[name], mesh, jax.process_count())
+    check_accumulate(config, mesh)
     image_size = tuple(config.data.image_size)
     parallel.check_rows(image_size, mesh)
 
     builder = pipeline.prepare(config.data)
     train_source = pipeline.load(builder, "train", cache=config.data.cache)
-    train_data = pipeline.train_dataset(
+    if config.batch_size > len(train_source):
+        raise UserError(
+            f"config.batch_size is {config.batch_size}; it must be at most the number of images to "
+            f"train on, {len(train_source)}."
+        )
+    order = {"batch_size": config.batch_size, "seed": config.seed}
+    dataset = functools.partial(
+        pipeline.train_dataset,
         train_source,
         tasks,
-        batch_size=config.batch_size,
-        seed=config.seed,
         augmentation=augmentation,
         image_size=image_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **order,
     )
+    train_data = dataset(process_index=jax.process_index(), process_count=jax.process_count())
     steps_per_epoch = len(train_source) / config.batch_size
     total_steps = max(1, round(config.epochs * steps_per_epoch))
     schedule = optim.make_schedule(
@@ -102,7 +116,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
 
     on_all = parallel.replicated(mesh)
     jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
-    common = {"model": model, "tasks": tasks, "statistics": config.image_statistics}
+    common = {"tasks": tasks, "statistics": config.image_statistics}
     return Experiment(
         tasks=tasks,
         mesh=mesh,
@@ -113,6 +127,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         total_steps=total_steps,
         eval_every=max(1, round(config.eval_every_epochs * steps_per_epoch)),
         train_data=train_data,
+        batch_at=lambda index: dataset()[index],
+        image_ids=functools.partial(pipeline.image_ids, train_source, **order),
         val_source=pipeline.load(builder, "val", cache=config.data.cache),
         init=jit(
             functools.partial(
@@ -123,23 +139,34 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         train_step=jit(
             functools.partial(
                 steps.train_step,
+                model=trained_model,
                 weights=weights,
                 balancing=balance,
                 optimizer=optimizer,
+                accumulate=config.accumulate,
                 **common,
             ),
             donate_argnums=0,
             out_shardings=on_all,
         ),
         eval_step=jit(
-            functools.partial(steps.eval_step, **common),
+            functools.partial(steps.eval_step, model=model, **common),
             out_shardings=(on_all, parallel.maps(mesh)),
         ),
     )
 
 
 def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], nn.Module]:
-    """The tasks and the network that predicts them."""
+    """The tasks and the network that predicts them.
+
+    Raises:
+        UserError: a value of the config is none that it may have, or does not fit the others.
+    """
+    settings.check(config)
+    if config.precision not in PRECISIONS:
+        raise UserError(
+            f"config.precision is '{config.precision}'; it must be one of {', '.join(PRECISIONS)}."
+        )
     tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
     model = models.build(
         config.model.name,
@@ -148,6 +175,7 @@ def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], n
         image_size=tuple(config.data.image_size),
         variant=config.model.variant,
         **config.model.overrides,
+        **PRECISIONS[config.precision],
     )
     return tasks, model
 
@@ -163,20 +191,15 @@ def first_state(
     return steps.first_state(variables, optimizer, balance, config.seed)
 
 
-def _check_counts(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for a count that must be positive and is not."""
-    counts = {
-        "epochs": config.epochs,
-        "eval_every_epochs": config.eval_every_epochs,
-        "log_every_steps": config.log_every_steps,
-        "panel_images": config.panel_images,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "checkpoint.keep_latest": config.checkpoint.keep_latest,
-        "checkpoint.keep_best": config.checkpoint.keep_best,
-    }
-    for key, value in counts.items():
-        if value <= 0:
-            raise UserError(f"config.{key} is {value}; it must be positive.")
+def check_accumulate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Raises UserError unless a batch splits into micro-batches that all devices share."""
+    parts = config.accumulate * mesh.shape["data"]
+    if config.batch_size % parts:
+        raise UserError(
+            f"config.accumulate is {config.accumulate}, but config.batch_size, "
+            f"{config.batch_size}, is no multiple of {parts}: every micro-batch needs as many "
+            "images for each of the devices that share it."
+        )
 
 
 def task_weight(config: ml_collections.ConfigDict, task: Task) -> float:
@@ -226,8 +249,22 @@ def _read_reference(file: str, names: list[str]) -> dict[str, float]:
             "config.checkpoint.best_metric is 'delta_m', but config.checkpoint.reference, "
             f"'{file}', is no results.json of a single-task run."
         )
-    reference = json.loads(path.read_text())
+    try:
+        reference = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"config.checkpoint.reference, '{file}', cannot be read as JSON: {error}."
+        ) from error
+    if not isinstance(reference, dict):
+        raise UserError(f"config.checkpoint.reference, '{file}', is no results.json of a run.")
     missing = [name for name in names if name not in reference]
     if missing:
         raise UserError(f"config.checkpoint.reference, '{file}', lacks {', '.join(missing)}.")
+    for name in names:
+        value = reference[name]
+        if type(value) not in (int, float) or not math.isfinite(value) or value == 0:
+            raise UserError(
+                f"config.checkpoint.reference, '{file}', has {value!r} for {name}; it must be a "
+                "finite number other than 0, of which delta_m takes shares."
+            )
     return reference

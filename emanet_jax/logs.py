@@ -4,7 +4,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,9 +15,13 @@ from etils import epath
 from PIL import Image
 
 from emanet_jax import workdir
+from emanet_jax.errors import UserError
 
 if TYPE_CHECKING:
     from emanet_jax.experiment import Experiment
+
+
+Rows = Sequence[tuple[int, Mapping[str, float]]]  # (step, its scalars) in order
 
 
 def say(text: str) -> None:
@@ -65,12 +69,34 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 
 
 def read_scalars(path: epath.Path) -> list[dict[str, float]]:
-    """The rows of a metrics.jsonl, null as NaN; none if there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [
-        {name: math.nan if value is None else value for name, value in json.loads(line).items()}
-        for line in lines
-    ]
+    """The rows of a metrics.jsonl, null as NaN; none if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read, or a line holds something else.
+    """
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away to go on.") from error
+    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _row(path: epath.Path, number: int, line: str) -> dict[str, float]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    numbers = (int, float, type(None))
+    if (
+        not isinstance(row, dict)
+        or type(row.get("step")) is not int
+        or any(type(value) not in numbers for value in row.values())
+    ):
+        raise UserError(
+            f'{path}, line {number} is no object of numbers such as {{"step": 10, '
+            '"train/loss": 2.3}; delete it to go on.'
+        )
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def read_evaluations(path: epath.Path) -> dict[int, dict[str, float]]:
@@ -126,25 +152,34 @@ class TrainLog:
         if start < total:
             say("Compiling the training step (once; about a minute on a CPU) ...")
 
-    def step(self, step: int, scalars: Mapping[str, jax.Array]) -> None:
-        """Call after every step; prints and writes at the end of a log interval."""
+    def step(self, step: int, scalars: Mapping[str, jax.Array]) -> Rows:
+        """Call after every step; prints and writes at the end of a log interval.
+
+        Means are over the interval's steps that were not skipped.
+
+        Returns:
+            The scalars of the interval's steps at its end, nothing before.
+        """
         self._pending.append(scalars)
         if step == self._first:
             jax.block_until_ready(scalars)  # so that compiling does not count as training
             self._restart_clock(step)
         for hook in self._hooks:
             hook(step)
-        if step % self._config.log_every_steps == 0 or step == self._total:
-            rows = jax.device_get(self._pending)  # the interval's only device-to-host copy
-            self._pending.clear()
-            means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-            seconds = (time.monotonic() - self._time) / max(step - self._step, 1)
-            means["learning_rate"] = float(self._schedule(step - 1))
-            means["images_per_second"] = self._config.batch_size / seconds
-            say(self._line(step, means, seconds))
-            self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
-            self._writer.flush()  # what a person reads, and what a killed run leaves
-            self._restart_clock(step)
+        if step % self._config.log_every_steps and step != self._total:
+            return []
+        rows = jax.device_get(self._pending)  # the interval's only device-to-host copy
+        self._pending.clear()
+        means = mean_scalars(rows)
+        seconds = (time.monotonic() - self._time) / max(step - self._step, 1)
+        # The optimiser's own count leaves out what was skipped.
+        means["learning_rate"] = float(self._schedule(max(step - 1 - means["skipped"], 0)))
+        means["images_per_second"] = self._config.batch_size / seconds
+        say(self._line(step, means, seconds))
+        self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
+        self._writer.flush()  # what a person reads, and what a killed run leaves
+        self._restart_clock(step)
+        return list(zip(range(step - len(rows) + 1, step + 1), rows, strict=True))
 
     def evaluation(self, step: int, values: Mapping[str, float], panel: np.ndarray) -> None:
         """Call after an evaluation; also leaves its panel and results in the workdir."""
@@ -179,6 +214,15 @@ class TrainLog:
 
     def __exit__(self, *_: Any) -> None:
         self._writer.close()
+
+
+def mean_scalars(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the steps that were not skipped (NaN without any), and the last step's counts."""
+    good = [row for row in rows if not row["bad_in_row"]]
+    means = {
+        name: float(np.mean([x[name] for x in good])) if good else math.nan for name in rows[0]
+    }
+    return means | {name: float(rows[-1][name]) for name in ("bad_in_row", "skipped")}
 
 
 def duration(seconds: float) -> str:

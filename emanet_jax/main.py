@@ -4,7 +4,11 @@
         --config.data.manual_dir=/data/nyuv2
     python -m emanet_jax.main --mode=eval --workdir=runs/nyuv2
 
-Started again with the same flags, it goes on where it stopped.
+Started again with the same flags, it goes on where it stopped. Several processes, one a host, train
+together if each of them is started like this; their workdir must be on a disk that all share:
+
+    python -m emanet_jax.main ... --distributed=auto            # Cloud TPU, Slurm, Kubernetes
+    python -m emanet_jax.main ... --coordinator=HOST0:1234 --process_count=2 --process_id=0
 """
 
 from absl import flags
@@ -13,19 +17,27 @@ from emanet_jax import cli
 from emanet_jax.errors import UserError
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: checkpoints, metrics, pictures.", required=True
-)
+_WORKDIR = cli.define_path("workdir", "Folder of the run: checkpoints, metrics, pictures.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate a workdir.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes."
 )
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "off", ["off", "auto"], "auto: find the run's other processes."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "Processes of the run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", lower_bound=0)
 
 
 def _command() -> None:
     if _MODE.value == "train" and _CONFIG.value is None:
         raise UserError("--mode=train needs --config, such as --config=configs/synthrooms.py.")
+    join = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
     # Imported here, so that flags are checked and --help answers before the libraries load.
+    from emanet_jax import parallel
+
+    parallel.connect(*join)
     from emanet_jax import train
 
     if _MODE.value == "train":

@@ -1,15 +1,91 @@
-"""The device mesh, and how state and batches lie on it."""
+"""Processes and their device mesh, and how state and batches lie on it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from emanet_jax.errors import UserError
 
 Batch = Mapping[str, Any]  # {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}
+
+
+# After a process dies, the others end within about this time, instead of waiting for it for ever.
+_DEAD_AFTER_SECONDS = 30
+
+
+def connect(
+    mode: Literal["off", "auto"],
+    coordinator: str | None = None,
+    process_count: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run; call it before anything touches a device.
+
+    Args:
+        mode: "auto" finds the others as Cloud TPU, Slurm, Kubernetes or Open MPI describe them in
+            the environment; "off" looks for nothing, so that a process is alone unless the other
+            arguments are given.
+        coordinator: HOST:PORT of the first process.
+        process_count: of the run.
+        process_id: of this one, from 0.
+
+    Raises:
+        UserError: an argument is missing or the others cannot be found.
+    """
+    given = (coordinator, process_count, process_id)
+    if mode == "off" and given == (None, None, None):
+        return
+    if mode == "off" and None in given:
+        raise UserError(
+            "--coordinator, --process_count and --process_id belong together: give all three, or "
+            "--distributed=auto alone."
+        )
+    # SIGTERM is for `stop.StopSignal`, which also knows Ctrl-C and a second signal.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            *given,
+            heartbeat_timeout_seconds=_DEAD_AFTER_SECONDS,
+            shutdown_timeout_seconds=_DEAD_AFTER_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"the processes of this run did not find each other ({reason}); --distributed=auto "
+            "knows Cloud TPU, Slurm, Kubernetes and Open MPI, elsewhere give --coordinator, "
+            "--process_count and --process_id."
+        ) from error
+
+
+def on_first(action: Callable[[], Any]) -> Any:
+    """What `action` gives on the first process, which alone runs it, on all processes.
+
+    Args:
+        action: gives what JSON can hold.
+
+    Raises:
+        UserError: on all of them, if `action` raises one.
+    """
+    outcome: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            outcome = {"value": action()}
+        except UserError as error:
+            outcome = {"fault": str(error)}
+    if jax.process_count() > 1:
+        text = json.dumps(outcome).encode()
+        length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+        text = np.frombuffer(text.ljust(length)[:length], np.uint8)
+        outcome = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
+    if "fault" in outcome:
+        raise UserError(outcome["fault"])
+    return outcome["value"]
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
@@ -27,15 +103,19 @@ def make_mesh(rows: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     """Mesh ("data", "rows") over all devices: `rows` of them share an image, the rest the batch.
 
     Raises:
-        UserError: the number of devices is no multiple of `rows`.
+        UserError: the devices of a process cannot be divided into groups of `rows`.
     """
     devices = jax.devices() if devices is None else devices
-    if rows < 1 or len(devices) % rows:
+    # Each process reads whole images, so those that share one must be its own.
+    local = len(devices) // len({device.process_index for device in devices})
+    if rows < 1 or local % rows:
         raise UserError(
-            f"config.mesh.rows is {rows}; it must divide the number of devices, {len(devices)}."
+            f"config.mesh.rows is {rows}; it must divide the number of devices of a process, "
+            f"{local}."
         )
-    shape = (len(devices) // rows, rows)
-    return jax.make_mesh(shape, ("data", "rows"), (AxisType.Auto,) * 2, devices=devices)
+    # In the order of processes, which is that of the batch's rows.
+    grid = np.asarray(sorted(devices, key=lambda device: (device.process_index, device.id)))
+    return Mesh(grid.reshape(-1, rows), ("data", "rows"), axis_types=(AxisType.Auto,) * 2)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh, processes: int = 1) -> None:

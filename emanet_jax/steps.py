@@ -3,6 +3,7 @@
 step = jax.jit(functools.partial(train_step, model=..., tasks=..., ...), donate_argnums=0)
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from flax import struct
 from jax import Array
 
 from emanet_jax.balancing import Balancing
-from emanet_jax.losses import multi_task_loss
+from emanet_jax.gradients import gradients, scalars_of
 from emanet_jax.metrics import Sums
 from emanet_jax.tasks import Task
 
@@ -28,12 +29,14 @@ IMAGE_STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 class TrainState(struct.PyTreeNode):
     """Everything that a run needs to go on, beside the position in the data."""
 
-    step: Array  # () int32: number of updates so far, and index of the next batch
+    step: Array  # () int32: number of steps so far, and index of the next batch
     params: Any
     batch_stats: Any
     balancing: Any  # {"trained", "memory"} of how the losses are balanced
     opt_state: optax.OptState  # of (params, balancing["trained"])
     rng: Array  # key data; dropout keys are folded from it and the step
+    bad_in_row: Array  # () int32: steps up to this one that were skipped, one after the other
+    skipped: Array  # () int32: all steps so far whose numbers were not finite
 
 
 def create_state(
@@ -64,6 +67,8 @@ def first_state(
         balancing={"trained": balancing.trained, "memory": balancing.memory},
         opt_state=optimizer.init((variables["params"], balancing.trained)),
         rng=jax.random.key_data(dropout_key),
+        bad_in_row=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
     )
 
 
@@ -78,67 +83,71 @@ def train_step(
     state: TrainState,
     batch: Mapping[str, Any],
     *,
-    model: nn.Module,
+    model: Any,
     tasks: Sequence[Task],
     weights: Mapping[str, float],
     balancing: Balancing,
     optimizer: optax.GradientTransformation,
     statistics: str,
+    accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update.
+    """One update; none where a number is not finite: then only `step` and the counts move.
 
     Args:
         state: donate it when jitting.
         batch: {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}.
-        model: images to `Predictions`.
+        model: its `apply` takes images to `Predictions`.
         tasks: the tasks whose losses are added.
         weights: {task: weight}.
         balancing: how the weighted losses become one.
         optimizer: the optax chain.
         statistics: a key of `IMAGE_STATISTICS`.
+        accumulate: micro-batches that the batch is worked through in, taking turns in memory. The
+            losses are means over the valid pixels of the whole batch all the same; what else is
+            taken from a batch, batch norms' statistics and the share of positives that balances
+            saliency, is taken from each micro-batch.
 
     Returns:
         The next state, and scalars: loss, loss_TASK, loss_TASK_auxiliary (before task weights),
-        weight_TASK (where weights change), grad_norm, param_norm.
+        weight_TASK (where weights change), grad_norm, param_norm (of the updated parameters), and
+        the next state's bad_in_row and skipped.
     """
-    images = normalise(batch["image"], statistics)
-    dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-
-    memory = state.balancing["memory"]
-
-    def loss_fn(trained: tuple[Any, Any]) -> tuple[Array, Any]:
-        params, balance = trained
-        predictions, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        terms = multi_task_loss(predictions, batch["labels"], batch["mask"], tasks, weights)
-        return balancing.total(terms.weighted, balance, memory), (terms, updates["batch_stats"])
-
-    trained = (state.params, state.balancing["trained"])
-    (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    trained, memory = (state.params, state.balancing["trained"]), state.balancing["memory"]
+    found = gradients(
+        state,
+        {**batch, "image": normalise(batch["image"], statistics)},
+        model=model,
+        tasks=tasks,
+        weights=weights,
+        balancing=balancing,
+        accumulate=accumulate,
+    )
+    updates, opt_state = optimizer.update(found.slopes, state.opt_state, trained)
     params, balance = optax.apply_updates(trained, updates)
-    factors = balancing.weights(trained[1], memory)
     scalars = {
-        "loss": loss,
-        **{f"loss_{name}": value for name, value in terms.final.items()},
-        **{f"loss_{name}_auxiliary": value for name, value in terms.auxiliary.items()},
-        **{f"weight_{name}": value for name, value in factors.items()},
-        "grad_norm": optax.tree.norm(grads),
-        "param_norm": optax.tree.norm(state.params),
+        **scalars_of(found),
+        **{f"weight_{name}": x for name, x in balancing.weights(trained[1], memory).items()},
+        "param_norm": optax.tree.norm((params, balance)),
     }
+    norms = (*scalars.values(), optax.tree.norm(found.batch_stats))
+    good = jnp.isfinite(jnp.stack(norms)).all()
+    memory = balancing.remember(found.losses.weighted, memory)
+    updated = {
+        "params": params,
+        "batch_stats": found.batch_stats,
+        "balancing": {"trained": balance, "memory": memory},
+        "opt_state": opt_state,
+    }
+    kept = {name: getattr(state, name) for name in updated}
     state = state.replace(
         step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        balancing={"trained": balance, "memory": balancing.remember(terms.weighted, memory)},
-        opt_state=opt_state,
+        bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
+        skipped=state.skipped + ~good,
+        **jax.tree.map(functools.partial(jnp.where, good), updated, kept),
     )
-    return state, scalars
+    # As floats: arrays of their own, since the state's are donated to the next step.
+    counts = {name: jnp.float32(getattr(state, name)) for name in ("bad_in_row", "skipped")}
+    return state, {**scalars, **counts}
 
 
 def predict(

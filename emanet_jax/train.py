@@ -1,7 +1,7 @@
 """The only training loop, and the evaluation that it shares with `--mode=eval`."""
 
-import signal
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,41 +13,15 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
-from emanet_jax import logs, metrics, parallel, steps, summaries, workdir
+from emanet_jax import bad_steps, environment, logs, metrics, parallel, steps, summaries, workdir
 from emanet_jax.checkpoint import DAMAGED, Checkpoints
 from emanet_jax.convert.pretrained import load_pretrained
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.experiment import Experiment, make_experiment
 from emanet_jax.logs import say
+from emanet_jax.stop import Stopped, StopSignal
 from emanet_jax.tasks import Task
-
-
-class StopSignal:
-    """Whether SIGTERM or Ctrl-C has asked the run to stop after the current step.
-
-    The first signal is noted; a second one acts as usual.
-    """
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, _: Any) -> None:
-        self.received = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *_: Any) -> None:
-        self._restore()
 
 
 def evaluate(
@@ -121,10 +95,12 @@ def evaluate_split(
     experiment: Experiment,
     state: steps.TrainState,
     last: bool = True,
+    until: Callable[[Iterable[Any]], Iterator[Any]] = iter,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Metrics over the whole evaluation split, and the panel of its first images.
 
-    `last` is False at the evaluations before a training's end.
+    `last` is False at the evaluations before a training's end; `until`, such as `StopSignal.until`,
+    may end the reading of the batches with an error.
     """
     batches = pipeline.eval_batches(
         experiment.val_source,
@@ -136,12 +112,15 @@ def evaluate_split(
         threads=config.data.threads,
     )
     host_metrics = wants_host_metrics(config.host_metrics, last)
-    values, first = evaluate(experiment, state, batches, host_metrics)
+    values, first = evaluate(experiment, state, until(batches), host_metrics)
     return values, make_panel(first, experiment.tasks, config.panel_images)
 
 
 def open_checkpoints(
-    config: ml_collections.ConfigDict, directory: epath.Path, experiment: Experiment
+    config: ml_collections.ConfigDict,
+    directory: epath.Path,
+    experiment: Experiment,
+    read_only: bool = False,
 ) -> Checkpoints:
     """The run's checkpoints, ranked as the config says."""
     return Checkpoints(
@@ -149,25 +128,31 @@ def open_checkpoints(
         experiment.score,
         config.checkpoint.keep_latest,
         config.checkpoint.keep_best,
+        read_only=read_only,
     )
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathLike) -> None:
     """Trains in `directory`, going on where a run in it stopped.
 
-    Leaves there the files that `workdir` names. SIGTERM and Ctrl-C save a checkpoint and return
-    after the current step; the same call goes on from it.
+    Leaves there the files that `workdir` names. SIGTERM and Ctrl-C, to any of the processes, save a
+    checkpoint and return after the current step or batch of an evaluation; the same call goes on
+    from it.
 
     Raises:
-        UserError: the config or the data has a fault, or the directory holds another run.
+        UserError: the config or the data has a fault, or the directory holds another run, is in use
+            or cannot be written.
     """
     directory = epath.Path(directory).absolute()
     experiment = make_experiment(config)
     # Before the workdir is made, so that a fault in pretrained weights leaves none behind.
-    state = None if (directory / workdir.CONFIG).exists() else initial_state(config, experiment)
-    workdir.claim(directory, config)
-    total = experiment.total_steps
-    with open_checkpoints(config, directory, experiment) as checkpoints, StopSignal() as stop:
+    fresh = parallel.on_first(lambda: _check_workdir(directory, config))
+    state = initial_state(config, experiment) if fresh else None
+    with (
+        workdir.claimed(directory, config),
+        open_checkpoints(config, directory, experiment) as checkpoints,
+        StopSignal(experiment.mesh) as stop,
+    ):
         for damage in checkpoints.set_damaged_aside():
             say(f"{damage}: moved to {directory / DAMAGED}, going back to the checkpoint before.")
         latest = checkpoints.latest_step()
@@ -177,27 +162,70 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
             state, start = checkpoints.restore(latest, experiment.abstract_state())
             say(f"Going on from {checkpoints.path(latest)}.")
         _describe(config, directory, state)
+        if jax.process_index() == 0:
+            environment.record(directory, config, start)
         with (
             logs.TrainLog(config, experiment, directory, start) as log,
             pipeline.train_batches(
                 experiment.train_data, start, config.data.threads, config.data.prefetch
             ) as batches,
         ):
-            for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
+            after = functools.partial(_after_step, config, experiment, log, checkpoints, stop)
+            if start and not checkpoints.evaluated(start) and not after(start, state):
+                return
+            for step, batch in zip(
+                range(start + 1, experiment.total_steps + 1), batches, strict=False
+            ):
                 batch = parallel.to_devices(batch, experiment.mesh)
                 state, scalars = experiment.train_step(state, batch)
-                log.step(step, scalars)
-                if step % experiment.eval_every == 0 or step == total:
-                    values, panel = evaluate_split(config, experiment, state, step == total)
-                    log.evaluation(step, values, panel)
-                    checkpoints.save(state, step, values)
-                elif step % config.checkpoint.every_steps == 0:
-                    checkpoints.save(state, step)
-                if stop.received and step < total:
-                    checkpoints.save(state, step)
-                    say(f"Stopped by {stop.received} at step {step}/{total}: run again to go on.")
+                rows = log.step(step, scalars)
+                bad_steps.watch(rows, config.max_bad_steps, experiment, state, directory)
+                if not after(step, state):
                     return
-        say(_report(directory, checkpoints))
+        checkpoints.wait()
+        if jax.process_index() == 0:
+            say(_report(directory, checkpoints))
+
+
+def _check_workdir(directory: epath.Path, config: ml_collections.ConfigDict) -> bool:
+    """`workdir.check`, and UserError if a file that the run goes on writing cannot be read."""
+    fresh = workdir.check(directory, config)
+    environment.read(directory)
+    logs.read_scalars(directory / workdir.METRICS)
+    return fresh
+
+
+def _after_step(
+    config: ml_collections.ConfigDict,
+    experiment: Experiment,
+    log: logs.TrainLog,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
+    step: int,
+    state: steps.TrainState,
+) -> bool:
+    """Evaluates and saves where that is due; whether to go on.
+
+    An evaluation that is stopped is made again when the run goes on.
+    """
+    total = experiment.total_steps
+    stopped = False
+    if step % experiment.eval_every == 0 or step == total:
+        try:
+            values, panel = evaluate_split(config, experiment, state, step == total, stop.until)
+        except Stopped:
+            stopped = True
+        else:
+            log.evaluation(step, values, panel)
+            checkpoints.save(state, step, values)
+    elif step % config.checkpoint.every_steps == 0:
+        checkpoints.save(state, step)
+    if stopped or (stop.reached() and step < total):
+        checkpoints.save(state, step)
+        checkpoints.wait()
+        say(f"Stopped by {stop.name} at step {step}/{total}: run again to go on.")
+        return False
+    return True
 
 
 def initial_state(config: ml_collections.ConfigDict, experiment: Experiment) -> steps.TrainState:
@@ -232,7 +260,7 @@ def evaluate_workdir(directory: epath.PathLike, which: Literal["best", "latest"]
     directory = epath.Path(directory).absolute()
     config = workdir.load_config(directory)
     experiment = make_experiment(config)
-    with open_checkpoints(config, directory, experiment) as checkpoints:
+    with open_checkpoints(config, directory, experiment, read_only=True) as checkpoints:
         step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
         if which == "best" and step is None and checkpoints.latest_step() is not None:
             which, step = "latest", checkpoints.latest_step()
@@ -260,7 +288,6 @@ def _describe(config: ml_collections.ConfigDict, directory: epath.Path, state: A
 
 def _report(directory: epath.Path, checkpoints: Checkpoints) -> str:
     """The end of a run: every metric at the first, best and last evaluation, and where to look."""
-    checkpoints.wait()
     evaluations = logs.read_evaluations(directory / workdir.METRICS)
     first, last, best = min(evaluations), max(evaluations), checkpoints.best_step()
     columns = {

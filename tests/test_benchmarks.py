@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import cityscapes_step, ctal, ctal_report, input_pipeline
+from benchmarks import cityscapes_step, ctal, ctal_report, input_pipeline, memory
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from tests.conftest import ROOT
 from tests.test_imports import HEAVY
@@ -88,3 +88,11 @@ def test_benchmarks_import_without_tensorflow():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not HEAVY & set(done.stdout.split())
+
+
+def test_micro_batches_take_less_memory(capsys):
+    arguments = ["--networks=hps", "--backbone=hrnet_tiny", "--image_size=64,64", "--remat=blocks"]
+    whole, parts = memory.main([*arguments, "--accumulate", "1", "4"])
+    assert 0 < parts.temporaries_mib < 0.7 * whole.temporaries_mib
+    assert (whole.remat, whole.accumulate, parts.accumulate) == ("blocks", 1, 4)
+    assert "temporaries" in capsys.readouterr().out

@@ -14,8 +14,8 @@ def state(step):
     return {"weights": jnp.arange(5000.0) + step, "count": jnp.int32(step)}
 
 
-def opened(directory):
-    return Checkpoints(directory / "checkpoints", lambda values: values["x"], 3, 1)
+def opened(directory, **options):
+    return Checkpoints(directory / "checkpoints", lambda values: values["x"], 3, 1, **options)
 
 
 def files(directory, step):
@@ -94,3 +94,52 @@ def test_without_sums_a_checkpoint_counts_as_damaged(run):
     with opened(run) as checkpoints:
         assert "SHA256SUMS is missing" in checkpoints.damage(3)
         assert checkpoints.damage(2) == ""
+
+
+def test_metrics_can_be_added_to_a_checkpoint_without(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(state(1), 1)
+        checkpoints.wait()
+        assert not checkpoints.evaluated(1) and checkpoints.best_step() is None
+        checkpoints.save(state(5), 1)  # is there already
+        checkpoints.save(state(1), 1, {"x": 1.0})
+        checkpoints.wait()
+        assert checkpoints.evaluated(1) and checkpoints.best_step() == 1
+        np.testing.assert_array_equal(checkpoints.restore(1, state(0))[0]["weights"][0], 1)
+
+
+def test_arrays_of_another_network_are_one_sentence(run):
+    others = [
+        {"weights": jnp.zeros(7), "count": jnp.int32(0)},
+        {"weights": jnp.zeros(5000)},
+        {"kernel": jnp.zeros(5000), "count": jnp.int32(0)},
+    ]
+    for other in others:
+        with (
+            opened(run) as checkpoints,
+            pytest.raises(UserError, match=r"checkpoints/3 holds other arrays than") as error,
+        ):
+            checkpoints.restore(3, other)
+        assert "\n" not in str(error.value)
+
+
+def test_what_a_killed_run_left_is_cleared(run):
+    checkpoints = run / "checkpoints"
+    (checkpoints / "3").rename(checkpoints / "4.orbax-checkpoint-tmp")  # killed while it was saved
+    (checkpoints / "deleted").mkdir()
+    (checkpoints / "1").rename(checkpoints / "deleted" / "1")  # killed while it was deleted
+    with opened(run, read_only=True) as opened_run:  # as by an evaluation while the run goes on
+        assert opened_run.latest_step() == 2
+    assert (checkpoints / "4.orbax-checkpoint-tmp").exists()
+    with opened(run) as opened_run:
+        assert opened_run.latest_step() == 2
+        opened_run.save(state(4), 4, {"x": 4.0})
+    assert {path.name for path in checkpoints.iterdir()} == {"2", "4"}
+
+
+def test_only_a_new_checkpoint_gets_sums(run):
+    (files(run, 2)[0] / SUMS).unlink()
+    with opened(run) as checkpoints:
+        checkpoints.save(state(4), 4, {"x": 4.0})
+        checkpoints.wait()
+        assert "SHA256SUMS is missing" in checkpoints.damage(2) and not checkpoints.damage(4)

@@ -14,7 +14,9 @@ from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
 
 CONFIGS = sorted(
-    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common")
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if path.stem not in ("__init__", "common", "saved")
 )
 
 

@@ -20,20 +20,25 @@ ALLOWED = {
     "metrics": {"losses", "ops"},
     "boundaries": {"metrics"},
     "tasks": {"boundaries", "errors", "losses", "metrics", "ops", "palettes"},
-    "data": {"cli", "errors", "palettes", "summaries", "tasks", "data"},
+    "data": {"cli", "errors", "palettes", "settings", "summaries", "tasks", "data"},
     "models": {"cli", "errors", "ops", "tasks", "models"},
     "convert": {"convert", "errors", "models"},
     "optim": {"errors"},
+    "settings": {"errors"},
     "parallel": {"errors"},
     "balancing": {"errors"},
-    "steps": {"balancing", "losses", "metrics", "tasks"},
-    "checkpoint": {"errors", "steps"},
-    "workdir": {"errors"},
+    "gradients": {"balancing", "losses"},
+    "steps": {"balancing", "gradients", "metrics", "tasks"},
+    "stop": set(),
+    "checkpoint": {"errors", "parallel", "steps"},
+    "environment": {"errors", "workdir"},
+    "workdir": {"errors", "parallel"},
     "summaries": {"tasks"},
-    "cli": {"errors"},
-    "main": {"cli", "errors", "train"},
+    "cli": {"errors", "settings"},
+    "main": {"cli", "errors", "parallel", "train"},
 }
-JOINERS = {"train", "experiment", "logs"}  # above all the rest, so that they may import anything
+# Above all the rest, so that they may import anything.
+JOINERS = {"train", "experiment", "logs", "bad_steps", "replay"}
 COMMANDS = {"convert/__main__.py", "convert/runs.py"}  # likewise
 WITHOUT_TENSORFLOW = [
     "models",
@@ -45,6 +50,7 @@ WITHOUT_TENSORFLOW = [
     "optim",
     "convert",
     "parallel",
+    "stop",
 ]
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}
 

@@ -1,10 +1,7 @@
 """The command line, as a user meets it: train, stop, go on, evaluate, and every wrong input."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,30 +12,11 @@ from benchmarks import resolution
 from emanet_jax import logs, train, workdir
 from emanet_jax.errors import UserError
 from tests import tiny
-from tests.conftest import QUICK_COMPILATION, ROOT
+from tests.commands import run, start
+from tests.conftest import ROOT
 from tests.data.layouts import write_mtan
 
 STEPS = 12  # of tests/tiny.py: 3 epochs of 16 images in batches of 4
-
-
-def start(*args: str) -> subprocess.Popen:
-    """The command line in its own process, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "emanet_jax.main", *args],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(*args: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error."""
-    process = start(*args)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
 
 
 def checkpoint_bytes(directory, config):
@@ -145,6 +123,26 @@ def test_stopped_by_sigterm_and_started_again_ends_in_the_same_bits(finished, tm
     assert ours == theirs
 
 
+def test_a_run_from_its_own_config_json_ends_in_the_same_bits(finished, tmp_path, data_dir):
+    theirs, ours = epath.Path(finished[0]), epath.Path(tmp_path)
+    status, _, err = run(f"--config={theirs / workdir.CONFIG}", f"--workdir={ours}")
+    assert status == 0, err
+    assert (ours / workdir.CONFIG).read_text() == (theirs / workdir.CONFIG).read_text()
+    config = tiny_config(data_dir)
+    (position, again), (_, before) = (checkpoint_bytes(d, config) for d in (ours, theirs))
+    assert position == STEPS
+    for name, value in before.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    timing = ("images_per_second", "steps_per_sec", "uptime")
+    rows = [logs.read_scalars(d / workdir.METRICS) for d in (ours, theirs)]
+    numbers = [
+        [{k: v for k, v in row.items() if not k.endswith(timing)} for row in run] for run in rows
+    ]
+    assert numbers[0] == numbers[1]
+    (started,) = json.loads((ours / workdir.ENVIRONMENT).read_text())
+    assert started["step"] == 0 and f"--workdir={ours}" in started["command"]
+
+
 def test_a_finished_run_has_nothing_left_to_do(finished, data_dir):
     before = (finished[0] / workdir.METRICS).read_text()
     config = tiny_config(data_dir)
@@ -235,6 +233,10 @@ WRONG_CONFIGS = {
     "statistics": ({"image_statistics": "x"}, "config.image_statistics is 'x'"),
     "batch size": ({"batch_size": 6}, "config.batch_size is 6; it must be a multiple of 4"),
     "rows": ({"mesh.rows": 3}, "config.mesh.rows is 3"),
+    "precision": ({"precision": "half"}, "config.precision is 'half'; it must be one of float32"),
+    "remat": ({"remat": "all"}, "config.remat is 'all'; choose from nothing, blocks, everything"),
+    "micro-batches": ({"accumulate": 2}, "config.accumulate is 2, but config.batch_size, 4, is no"),
+    "bad steps": ({"max_bad_steps": 0}, "config.max_bad_steps is 0; it must be positive"),
     "schedule": ({"optimizer.schedule": "x"}, "known schedules: cosine, "),
     "warm-up": ({"optimizer.warmup_steps": 99}, "config.optimizer.warmup_steps is 99"),
     "best metric": ({"checkpoint.best_metric": "sky/miou"}, "best_metric is 'sky/miou'"),

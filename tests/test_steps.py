@@ -131,7 +131,7 @@ def test_images_as_bytes_or_as_floats_are_the_same():
 
 
 def test_mesh_and_batch_sizes_that_do_not_fit_are_said():
-    with pytest.raises(UserError, match=r"config.mesh.rows is 3.*devices, 4"):
+    with pytest.raises(UserError, match=r"config.mesh.rows is 3.*devices of a process, 4"):
         parallel.make_mesh(3)
     mesh = parallel.make_mesh()
     with pytest.raises(UserError, match=r"config.batch_size is 6.*multiple of 4"):

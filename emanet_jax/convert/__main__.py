@@ -26,12 +26,8 @@ from emanet_jax import cli
 from emanet_jax.errors import UserError
 
 _CONFIG = cli.define_config()
-_FROM = flags.DEFINE_string(
-    "from", None, "File of weights (.pth, .safetensors, .npz), or a run's workdir.", required=True
-)
-_TO = flags.DEFINE_string(
-    "to", None, "Workdir to make, or a .safetensors or .npz file.", required=True
-)
+_FROM = cli.define_path("from", "File of weights (.pth, .safetensors, .npz), or a run's workdir.")
+_TO = cli.define_path("to", "Workdir to make, or a .safetensors or .npz file.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is at --to.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "Which checkpoint of a run to take."
@@ -65,12 +61,7 @@ _LOG = logging.getLogger("emanet_jax.convert")
 
 
 def _size(flag: flags.FlagHolder) -> tuple[int, int] | None:
-    if flag.value is None:
-        return None
-    if not re.fullmatch(r"\d+x\d+", flag.value):
-        raise UserError(f"--{flag.name}={flag.value} is no size; write it as 288x384.")
-    height, width = flag.value.split("x")
-    return int(height), int(width)
+    return None if flag.value is None else cli.image_size(flag.name, flag.value)
 
 
 def _make_config() -> ml_collections.ConfigDict:

@@ -1,5 +1,6 @@
 """Runs from weights and weights from runs: what `python -m emanet_jax.convert` does."""
 
+import contextlib
 import functools
 import logging
 import shutil
@@ -13,6 +14,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from emanet_jax import models, workdir
@@ -63,11 +65,15 @@ def write_run(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--to={directory} cannot be written: {error.strerror}.") from error
-    workdir.write(epath.Path(part) / workdir.CONFIG, workdir.to_json(config))
-    with _checkpoints(part, config, tasks) as checkpoints:
-        checkpoints.save(state, 0)
+        workdir.write(epath.Path(part) / workdir.CONFIG, workdir.to_json(config))
+        with _checkpoints(part, config, tasks) as checkpoints:
+            checkpoints.save(state, 0)
+    except (OSError, ValueError, RuntimeError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        words = workdir.disk_fault(error, str(directory.parent))
+        if not words:
+            raise
+        raise UserError(f"--to={directory} cannot be written: {words}.") from error
     old = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
@@ -193,6 +199,9 @@ def write_weights(
                 },
             )
         part.replace(path)
-    except OSError as error:
-        raise UserError(f"--to={path} cannot be written: {error.strerror}.") from error
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        said = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--to={path} cannot be written: {said}.") from error
     _LOG.info("%s: %d tensors of %s.", path, len(state_dict), config.model.name)

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from emanet_jax import cli, summaries
+from emanet_jax import cli, settings, summaries
 from emanet_jax.data import geometry, specs
 from emanet_jax.data.statistics import Field, Split
 from emanet_jax.errors import UserError
@@ -158,6 +158,7 @@ def check(config: ConfigDict, output: Path, images: int, given: Sequence[str] = 
     """
     from emanet_jax.data import pipeline  # Grain loads slowly
 
+    settings.check(config)
     data = config.data
     tasks = tasks_for(data.dataset, classes=data.classes)
     expected = expected_counts(data, given)

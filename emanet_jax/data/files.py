@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import tokenize
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,18 @@ import numpy as np
 from emanet_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
+
+# What a damaged .npy file can raise: its header is parsed as Python.
+_NPY_FAULTS = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+)
 
 
 class Entry(NamedTuple):
@@ -35,7 +49,7 @@ def manual_dir(value: str, holds: str) -> Path:
     if not value:
         raise UserError(f"config.data.manual_dir is empty; give the folder that holds {holds}.")
     root = Path(value).expanduser().resolve()
-    if not root.is_dir():
+    if not os.path.isdir(root):  # False for whatever the system says against the name
         raise UserError(f"config.data.manual_dir: there is no folder {root}.")
     return root
 
@@ -149,7 +163,7 @@ def open_npy(path: Path, mmap_mode: str | None = None) -> np.ndarray:
         with path.open("rb") as file:
             np.lib.format.read_magic(file)  # np.load would also take archives and pickles
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except _NPY_FAULTS as error:
         raise UserError(f"{path} cannot be read as a NumPy array file: {_said(error)}.") from error
 
 

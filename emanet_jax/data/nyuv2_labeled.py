@@ -20,6 +20,9 @@ from emanet_jax.errors import UserError
 FILE = "nyu_depth_v2_labeled.mat"
 SPLITS = ("train", "val")
 
+# What h5py makes of a damaged file.
+_HDF5_FAULTS = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
+
 # Data set of each field: type, and shape with n images of h x w pixels.
 FIELDS = {
     "images": (np.uint8, "(n, 3, w, h)"),
@@ -57,7 +60,7 @@ class LabeledFile:
         for field in FIELDS:
             try:
                 fields[field] = content[field][frame - 1].T
-            except (OSError, RuntimeError) as error:
+            except _HDF5_FAULTS as error:
                 raise UserError(
                     f"{self.place}: '{field}' of frame {frame} is damaged ({_said(error)}); "
                     "download the file again."
@@ -108,6 +111,16 @@ def check_layout(path: Path, content: h5py.File) -> int:
     Raises:
         UserError: a data set is missing or has another shape or type than `FIELDS` says.
     """
+    try:
+        _check_fields(path, content)
+        return len(content["images"])
+    except UserError:
+        raise
+    except _HDF5_FAULTS as error:
+        raise UserError(f"{path} is damaged ({_said(error)}); download the file again.") from error
+
+
+def _check_fields(path: Path, content: h5py.File) -> None:
     for field in FIELDS:
         if not isinstance(content.get(field), h5py.Dataset):
             known = ", ".join(sorted(set(content) - {"#refs#", "#subsystem#"})) or "nothing"
@@ -127,7 +140,6 @@ def check_layout(path: Path, content: h5py.File) -> int:
             raise UserError(
                 f"{path}: '{field}' is of type {found.dtype} but must be {np.dtype(dtype)}."
             )
-    return n
 
 
 def make_example(

@@ -15,6 +15,7 @@ Images have sizes of their own, up to 500x500; examples keep them.
 """
 
 import functools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -116,14 +117,17 @@ def read_ids(path: Path) -> list[str]:
     """The ids in a file, sorted.
 
     Raises:
-        UserError: the file is missing, is empty or names one twice.
+        UserError: the file is missing or empty, names one twice, or holds something else.
     """
     try:
-        ids = path.read_text().split()
+        ids = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
     if not ids:
         raise UserError(f"{path} is empty; it must hold the ids of the images, one a line.")
+    odd = [name for name in ids if not re.fullmatch(r"[\w-]{1,100}", name)]
+    if odd:
+        raise UserError(f"{path} names {odd[0][:100]!r}, which is no id such as 2008_000002.")
     twice = sorted(name for name, count in Counter(ids).items() if count > 1)
     if twice:
         raise UserError(f"{path} names '{twice[0]}' twice.")

@@ -24,6 +24,9 @@ from emanet_jax.tasks import Task
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+# So many that no run sees the end; with an endless stream Grain cannot make batches of one.
+_EPOCHS = 2**32
+
 Batch = dict[str, Any]
 Examples = Sequence[dict[str, Any]]
 
@@ -158,7 +161,7 @@ def _seeds(seed: int) -> tuple[int, int]:
 
 
 def _ordered(source: Examples, seed: int) -> grain.MapDataset:
-    return grain.MapDataset.source(source).shuffle(seed=_seeds(seed)[0]).repeat()
+    return grain.MapDataset.source(source).shuffle(seed=_seeds(seed)[0]).repeat(_EPOCHS)
 
 
 def _rows_per_process(batch_size: int, process_count: int) -> int:

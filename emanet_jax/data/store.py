@@ -116,9 +116,11 @@ def build(
             shutil.rmtree(stale)
         try:
             builder = make_builder()
-        except json_format.ParseError as error:
+        # TFDS asserts that what it reads is of the builder's version.
+        except (json_format.ParseError, UnicodeDecodeError, AssertionError) as error:
+            said = " ".join(str(error).split())
             raise UserError(
-                f"{folder}: the dataset_info.json of a built data set is damaged ({error}); delete "
+                f"{folder}: the dataset_info.json of a built data set is damaged ({said}); delete "
                 "its folder and run again to rebuild it."
             ) from error
         place = Path(builder.data_dir)
@@ -133,8 +135,9 @@ def _generate(builder: tfds.core.DatasetBuilder, place: Path) -> None:
     shuffle.MAX_MEM_BUFFER_SIZE = BUFFER_BYTES
     try:
         builder.download_and_prepare()
-    except OSError as error:
-        raise UserError(f"{place} cannot be written ({error}).") from error
+    except (OSError, RuntimeError) as error:  # a RuntimeError is array_record's
+        said = " ".join(str(error).split())
+        raise UserError(f"{place} cannot be written ({said}).") from error
     finally:
         if place.parent.is_dir() and not any(place.parent.iterdir()):
             place.parent.rmdir()

@@ -1,6 +1,7 @@
 """The menu: every network and backbone, and the one function that builds them."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,6 +159,7 @@ def build(
     fields, trunk_fields = _named_fields(make), _named_fields(trunk.make)
     for field in overrides:
         _choose(f"override of {name} on {backbone}", field, sorted(fields | trunk_fields))
+        _check_override(field, overrides[field], make if field in fields else trunk.make)
     options = {**trunk.settings, **settings, **overrides}
     return make(
         tuple((task.name, task.channels) for task in tasks),
@@ -169,6 +171,27 @@ def build(
 def _named_fields(make: Callable[..., nn.Module]) -> set[str]:
     parameters = inspect.signature(make).parameters.values()
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+# What an override may be, by the type that the field is annotated with.
+_OVERRIDES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a positive whole number", lambda x: type(x) is int and 0 < x <= 65536),
+    float: ("a finite number", lambda x: type(x) in (int, float) and math.isfinite(x)),
+    bool: ("True or False", lambda x: type(x) is bool),
+    str: ("text", lambda x: isinstance(x, str)),
+    tuple[int, ...]: (
+        "positive whole numbers",
+        lambda x: isinstance(x, tuple) and all(type(n) is int and 0 < n <= 65536 for n in x),
+    ),
+}
+
+
+def _check_override(field: str, value: Any, make: Callable[..., nn.Module]) -> None:
+    """Raises UserError if an override is not of the type that the field has."""
+    annotation = inspect.signature(make).parameters[field].annotation
+    words, fits = _OVERRIDES.get(annotation, ("", lambda _: True))
+    if not fits(value):
+        raise UserError(f"config.model.overrides.{field} is {value!r}; it must be {words}.")
 
 
 def _choose(what: str, value: str, choices: Any) -> Any:

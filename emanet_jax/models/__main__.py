@@ -22,13 +22,6 @@ _DATASET = flags.DEFINE_string("dataset", "nyuv2", "Data set whose tasks are pre
 _IMAGE_SIZE = flags.DEFINE_string("image_size", "288x384", "Height x width of the images.")
 
 
-def _image_size() -> tuple[int, int]:
-    parts = _IMAGE_SIZE.value.split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise UserError(f"--image_size={_IMAGE_SIZE.value} is no size; write it as 288x384.")
-    return int(parts[0]), int(parts[1])
-
-
 def _command() -> None:
     import jax
 
@@ -38,7 +31,8 @@ def _command() -> None:
     from emanet_jax.tasks import tasks_for
 
     logging.getLogger("emanet_jax.models").setLevel(logging.WARNING)  # the table says it
-    image_size, tasks = _image_size(), tasks_for(_DATASET.value)
+    image_size = cli.image_size("image_size", _IMAGE_SIZE.value)
+    tasks = tasks_for(_DATASET.value)
     for flag, menu in (("model", models.MODELS), ("backbone", models.BACKBONES)):
         unknown = [name for name in flags.FLAGS[flag].value if name not in menu]
         if unknown:

@@ -104,7 +104,7 @@ def test_seeds_matter_and_neighbouring_seeds_share_no_epoch(train):
     assert len(set(orders.values())) == 6
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, 4, 8])  # 8: one image each
 def test_processes_together_make_the_batch_of_one(train, count):
     whole = stream(train, 8)
     shares = [stream(train, 8, process_index=p, process_count=count) for p in range(count)]

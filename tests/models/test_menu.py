@@ -153,21 +153,6 @@ def test_backbones_give_maps_finest_first(backbone):
     assert [x.shape[1:3] for x in maps] == [(h // s, w // s) for s in strides]
 
 
-@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
-def test_bfloat16_computes_in_half_and_predicts_in_float32(name, backbone):
-    model = tiny(name, backbone, dtype=jnp.bfloat16)
-    images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
-    init = functools.partial(model.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), images)
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    trace = jax.make_jaxpr(functools.partial(model.apply, train=False), return_shape=True)
-    jaxpr, predictions = trace(variables, images)
-    assert {x.dtype for x in jax.tree.leaves(predictions)} == {jnp.dtype(jnp.float32)}
-    convolutions = [line for line in str(jaxpr).splitlines() if "= conv_general_dilated[" in line]
-    assert convolutions
-    assert all(":bf16[" in line for line in convolutions)
-
-
 def test_nearest_upsampling_is_another_network():
     bilinear, nearest = (tiny("hps", upsampling=u) for u in ("bilinear", "nearest"))
     images = jax.random.uniform(jax.random.key(1), (1, *SIZE, 3))

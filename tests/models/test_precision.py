@@ -23,7 +23,9 @@ def operands(jaxpr, name):
             yield from operands(inner, name)
 
 
-@pytest.mark.parametrize("name, backbone", menu.NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "backbone"), [pytest.param(*pair, marks=menu.marks(*pair)) for pair in menu.NETWORKS]
+)
 def test_networks_compute_in_bfloat16_and_keep_float32(name, backbone):
     network = menu.tiny(name, backbone, TASKS, SIZE, dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32)

@@ -42,7 +42,9 @@ def count(jaxpr, name):
     )
 
 
-@pytest.mark.parametrize("name, backbone", menu.NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "backbone"), [pytest.param(*pair, marks=menu.marks(*pair)) for pair in menu.NETWORKS]
+)
 def test_blocks_of_every_network_are_recomputed(name, backbone):
     network = menu.tiny(name, backbone, TASKS, SIZE)
     assert rematerialised(network, "nothing") is network
@@ -57,6 +59,7 @@ def test_blocks_of_every_network_are_recomputed(name, backbone):
     assert regions["blocks"] > len(TASKS) and regions["everything"] > len(TASKS)
 
 
+@pytest.mark.slow
 def test_recomputing_changes_no_number():
     network = menu.tiny("hps", "swin_v2_tiny", TASKS, SIZE)  # with dropout and batch norms
     images = np.random.default_rng(0).standard_normal((2, *SIZE, 3))
