@@ -51,9 +51,9 @@ def test_dwa_weighs_by_the_last_two_epochs():
     assert float(total) == pytest.approx(after @ [1, 10], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", balancing.METHODS)
-def test_every_method_trains_a_network(name):
-    state, step = tiny_training(tiny_model("hps"), method=name)
+@pytest.mark.parametrize("method", sorted(balancing.METHODS.keys() - {"fixed"}))
+def test_every_method_trains_a_network(method):
+    state, step = tiny_training(tiny_model("hps", "segnet_tiny"), method=method)
     step = jax.jit(step)
     before = jax.device_get(state.balancing)
     for seed in range(5):
@@ -65,9 +65,9 @@ def test_every_method_trains_a_network(name):
             jax.tree.leaves(before), jax.tree.leaves(jax.device_get(state.balancing)), strict=True
         )
     ]
-    assert any(moved) == (name != "fixed")
+    assert any(moved)
     logged = {key for key in scalars if key.startswith("weight_")}
-    assert logged == (set() if name == "fixed" else {f"weight_{task.name}" for task in TASKS})
+    assert logged == {f"weight_{task.name}" for task in TASKS}
 
 
 def test_unknown_method_is_said():

@@ -127,7 +127,8 @@ def test_four_hosts_equal_one_and_their_checkpoints_suit_any_number(alone, tmp_p
         assert_equal_runs(copy, alone)
 
 
-@pytest.mark.parametrize("dying", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [1, 0])
 def test_when_a_host_dies_the_others_end_with_an_error(tmp_path, data_dir, dying):
     processes = start_hosts(2, *arguments(tmp_path / "run", data_dir))
     when_at(processes[0], 2)

@@ -94,6 +94,7 @@ def test_tensorboard_holds_scalars_pictures_and_hyperparameters(finished):
     assert b"model.name" in summary.plugin_data.content
 
 
+@pytest.mark.slow  # tests/test_kills.py stops and kills a smaller network
 def test_stopped_by_sigterm_and_started_again_ends_in_the_same_bits(finished, tmp_path, data_dir):
     args = ("--config=tests/tiny.py", f"--workdir={tmp_path}", f"--config.data.data_dir={data_dir}")
     process = start(*args)
@@ -172,7 +173,7 @@ def test_a_run_is_evaluated_at_another_size(finished, capsys):
     assert "trained at 32x64, evaluated at:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_nyuv2_trains_from_a_folder_of_npy_files(tmp_path, dtype):
     write_mtan(tmp_path / "nyuv2", 8, 3, dtype=dtype)
     arguments = [

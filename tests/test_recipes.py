@@ -57,7 +57,7 @@ RECIPES = {
         "saliency/maxf_percent",
     ),
 }
-SLOW = ("pascal_context on Swin V2-T", "nyuv2 mtan", "cityscapes mtan")
+SLOW = ("pascal_context on Swin V2-T", "nyuv2 mtan", "cityscapes mtan", "cityscapes official")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import common
 from emanet_jax.data import check
 from emanet_jax.data.rooms import render_room
 from emanet_jax.errors import UserError
@@ -191,7 +191,8 @@ def test_expected_counts():
 
 
 def test_a_sheet_has_at_least_one_row(tmp_path):
-    config = ConfigDict({"data": data_config(tmp_path, form="")})
+    config = common.default_config()
+    config.data.update(data_config(tmp_path, form=""))
     with pytest.raises(UserError, match="--images=0"):
         check.check(config, tmp_path, 0)
 
