@@ -3,7 +3,8 @@
     python -m emanet_jax.main --config=configs/nyuv2.py --workdir=runs/nyuv2 \
         --config.data.manual_dir=/data/nyuv2
 
-`manual_dir` holds {train,val}/{image,label,depth,normal}/{i}.npy (795 + 654 images).
+`manual_dir` holds {train,val}/{image,label,depth,normal}/{i}.npy (795 + 654 images); the data set's
+own nyu_depth_v2_labeled.mat is read with --config.data.form=labeled.
 Other networks: --config=configs/nyuv2.py:model=mti_net, and with another backbone
 configs/nyuv2.py:model=hps,backbone=resnet50; `python -m emanet_jax.models` lists them.
 
