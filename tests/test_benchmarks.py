@@ -90,6 +90,7 @@ def test_benchmarks_import_without_tensorflow():
     assert not HEAVY & set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_micro_batches_take_less_memory(capsys):
     arguments = ["--networks=hps", "--backbone=hrnet_tiny", "--image_size=64,64", "--remat=blocks"]
     whole, parts = memory.main([*arguments, "--accumulate", "1", "4"])
