@@ -206,7 +206,7 @@ def load_mat(path: Path, name: str) -> Any:
         variables = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[name])
     except (OSError, ValueError, TypeError, LookupError, zlib.error, MatReadError) as error:
         raise UserError(f"{path} cannot be read as a MATLAB file: {_said(error)}.") from error
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # SciPy's word for version 7.3
         raise UserError(
             f"{path} is a MATLAB 7.3 file (HDF5), but an older version is expected here."
         ) from error
