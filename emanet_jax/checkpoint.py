@@ -6,9 +6,10 @@ of its files (`sha256sum -c` reads it), which is written before the checkpoint g
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,6 +19,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from emanet_jax import parallel
 from emanet_jax.errors import UserError
 from emanet_jax.steps import TrainState
+
+_LOG = logging.getLogger(__name__)
 
 Score = Callable[[Mapping[str, float]], float]
 
@@ -178,6 +181,19 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The best checkpoint that was evaluated, or None."""
         return self._manager.best_step()
+
+    def choose(self, which: Literal["best", "latest"]) -> int:
+        """The best or the latest checkpoint; the latest for best where none has been evaluated.
+
+        Raises:
+            UserError: there is none.
+        """
+        latest, best = self.latest_step(), self.best_step()
+        if latest is None:
+            raise UserError(f"{self._manager.directory} holds no checkpoint yet; train first.")
+        if which == "best" and best is None:
+            _LOG.info("No checkpoint has been evaluated yet: this is the latest.")
+        return best if which == "best" and best is not None else latest
 
     def wait(self) -> None:
         """Until everything that was saved is on disk and may be the best."""

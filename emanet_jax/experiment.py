@@ -15,8 +15,8 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from emanet_jax import balancing, metrics, models, optim, parallel, settings, steps
-from emanet_jax.checkpoint import Score
+from emanet_jax import balancing, metrics, models, optim, parallel, settings, steps, workdir
+from emanet_jax.checkpoint import Checkpoints, Score
 from emanet_jax.data import augment, pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.models.remat import rematerialised
@@ -189,6 +189,22 @@ def first_state(
     )
     balance = balancing.make_balancing(config.balancing, [task.name for task in tasks], 1)
     return steps.first_state(variables, optimizer, balance, config.seed)
+
+
+def open_checkpoints(
+    config: ml_collections.ConfigDict,
+    directory: epath.Path,
+    score: Score,
+    read_only: bool = False,
+) -> Checkpoints:
+    """The checkpoints of the run in a directory, kept as its config says."""
+    return Checkpoints(
+        directory / workdir.CHECKPOINTS,
+        score,
+        config.checkpoint.keep_latest,
+        config.checkpoint.keep_best,
+        read_only=read_only,
+    )
 
 
 def check_accumulate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

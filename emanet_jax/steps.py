@@ -151,19 +151,23 @@ def train_step(
 
 
 def predict(
-    state: TrainState,
+    variables: Mapping[str, Any],
     image: Array,
     *,
     model: nn.Module,
     tasks: Sequence[Task],
     statistics: str,
 ) -> dict[str, Array]:
-    """What a person reads, {task: (b, h, w, k)}: class ids, metres, unit vectors."""
-    predictions = model.apply(
-        {"params": state.params, "batch_stats": state.batch_stats},
-        normalise(image, statistics),
-        train=False,
-    )
+    """What a person reads, {task: (b, h, w, k)}: class ids, metres, unit vectors.
+
+    Args:
+        variables: {"params", "batch_stats"} of the network.
+        image: (b, h, w, 3), uint8 or in [0, 1].
+        model: the network.
+        tasks: that it predicts.
+        statistics: a key of `IMAGE_STATISTICS`.
+    """
+    predictions = model.apply(variables, normalise(image, statistics), train=False)
     return {task.name: task.activation(predictions.final[task.name]) for task in tasks}
 
 
@@ -176,7 +180,10 @@ def eval_step(
     statistics: str,
 ) -> tuple[dict[str, Sums], dict[str, Array]]:
     """Metric sums {task: Sums}, padding images (mask False) left out, and the predictions."""
-    predictions = predict(state, batch["image"], model=model, tasks=tasks, statistics=statistics)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    predictions = predict(
+        variables, batch["image"], model=model, tasks=tasks, statistics=statistics
+    )
     sums = {}
     for task in tasks:
         label = batch["labels"][task.name]

@@ -17,8 +17,7 @@ from emanet_jax import bad_steps, environment, logs, metrics, parallel, steps, s
 from emanet_jax.checkpoint import DAMAGED, Checkpoints
 from emanet_jax.convert.pretrained import load_pretrained
 from emanet_jax.data import pipeline
-from emanet_jax.errors import UserError
-from emanet_jax.experiment import Experiment, make_experiment
+from emanet_jax.experiment import Experiment, make_experiment, open_checkpoints
 from emanet_jax.logs import say
 from emanet_jax.stop import Stopped, StopSignal
 from emanet_jax.tasks import Task
@@ -116,22 +115,6 @@ def evaluate_split(
     return values, make_panel(first, experiment.tasks, config.panel_images)
 
 
-def open_checkpoints(
-    config: ml_collections.ConfigDict,
-    directory: epath.Path,
-    experiment: Experiment,
-    read_only: bool = False,
-) -> Checkpoints:
-    """The run's checkpoints, ranked as the config says."""
-    return Checkpoints(
-        directory / workdir.CHECKPOINTS,
-        experiment.score,
-        config.checkpoint.keep_latest,
-        config.checkpoint.keep_best,
-        read_only=read_only,
-    )
-
-
 def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathLike) -> None:
     """Trains in `directory`, going on where a run in it stopped.
 
@@ -150,7 +133,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
     state = initial_state(config, experiment) if fresh else None
     with (
         workdir.claimed(directory, config),
-        open_checkpoints(config, directory, experiment) as checkpoints,
+        open_checkpoints(config, directory, experiment.score) as checkpoints,
         StopSignal(experiment.mesh) as stop,
     ):
         for damage in checkpoints.set_damaged_aside():
@@ -260,16 +243,11 @@ def evaluate_workdir(directory: epath.PathLike, which: Literal["best", "latest"]
     directory = epath.Path(directory).absolute()
     config = workdir.load_config(directory)
     experiment = make_experiment(config)
-    with open_checkpoints(config, directory, experiment, read_only=True) as checkpoints:
-        step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
-        if which == "best" and step is None and checkpoints.latest_step() is not None:
-            which, step = "latest", checkpoints.latest_step()
-            say("No checkpoint has been evaluated yet: this is the latest.")
-        if step is None:
-            raise UserError(f"{directory} holds no checkpoint yet; train it first.")
+    with open_checkpoints(config, directory, experiment.score, read_only=True) as checkpoints:
+        step = checkpoints.choose(which)
         state, _ = checkpoints.restore(step, experiment.abstract_state())
         values, _ = evaluate_split(config, experiment, state)
-    say(logs.table({f"{which} (step {step})": values}))
+    say(logs.table({f"step {step}": values}))
     say(f"checkpoint: {checkpoints.path(step)}")
 
 

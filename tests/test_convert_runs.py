@@ -16,7 +16,7 @@ from safetensors import safe_open
 from emanet_jax import convert, train, workdir
 from emanet_jax.convert import readers, runs
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import make_experiment, make_network
+from emanet_jax.experiment import make_experiment, make_network, open_checkpoints
 from emanet_jax.models.ctal import adapt_resolution
 from tests import menu, tiny
 from tests.conftest import ROOT
@@ -120,20 +120,21 @@ def test_a_failed_import_leaves_what_was_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, capsys):
+def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, capsys, caplog):
     """On tests/tiny.py, whose programs other tests have compiled."""
     config = tiny.get_config()
     with config.unlocked():
         config.data.data_dir = str(tmp_path / "records")
     variables = random_variables("ema_net")
     runs.write_run(config, convert.export_torch(variables, "ema_net"), tmp_path / "run")
-    train.evaluate_workdir(tmp_path / "run", "best")
+    with caplog.at_level("INFO", logger="emanet_jax"):
+        train.evaluate_workdir(tmp_path / "run", "best")
     printed = capsys.readouterr().out
-    assert "No checkpoint has been evaluated yet: this is the latest." in printed
-    assert "latest (step 0)" in printed and "semseg/miou_percent" in printed
+    assert "No checkpoint has been evaluated yet: this is the latest." in caplog.text
+    assert "step 0" in printed and "semseg/miou_percent" in printed
 
     experiment = make_experiment(config)
-    with train.open_checkpoints(config, epath.Path(tmp_path / "run"), experiment) as checkpoints:
+    with open_checkpoints(config, epath.Path(tmp_path / "run"), experiment.score) as checkpoints:
         state, position = checkpoints.restore(0, experiment.abstract_state())
     expected = experiment.init().replace(**variables)
     assert position == 0 and jax.tree.structure(state) == jax.tree.structure(expected)

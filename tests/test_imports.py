@@ -38,7 +38,7 @@ ALLOWED = {
     "main": {"cli", "errors", "parallel", "train"},
 }
 # Above all the rest, so that they may import anything.
-JOINERS = {"train", "experiment", "logs", "bad_steps", "replay"}
+JOINERS = {"train", "experiment", "logs", "bad_steps", "replay", "inference"}
 COMMANDS = {"convert/__main__.py", "convert/runs.py"}  # likewise
 WITHOUT_TENSORFLOW = [
     "models",

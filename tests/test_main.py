@@ -23,10 +23,10 @@ def checkpoint_bytes(directory, config):
     """Every array of the latest checkpoint, by path."""
     import jax
 
-    from emanet_jax.experiment import make_experiment
+    from emanet_jax.experiment import make_experiment, open_checkpoints
 
     experiment = make_experiment(config)
-    with train.open_checkpoints(config, epath.Path(directory), experiment) as checkpoints:
+    with open_checkpoints(config, epath.Path(directory), experiment.score) as checkpoints:
         state, position = checkpoints.restore(
             checkpoints.latest_step(), experiment.abstract_state()
         )
@@ -158,7 +158,7 @@ def test_mode_eval_repeats_the_numbers_of_the_run(finished, capsys):
     evaluations = logs.read_evaluations(epath.Path(finished[0]) / workdir.METRICS)
     train.evaluate_workdir(finished[0], "latest")
     printed = capsys.readouterr().out
-    assert f"latest (step {STEPS})" in printed
+    assert f"step {STEPS}" in printed
     for name, value in evaluations[STEPS].items():
         row = next(line for line in printed.splitlines() if line.startswith(f"{name} "))
         assert float(row.split()[1]) == pytest.approx(value, rel=2e-3)  # printed to 4 digits

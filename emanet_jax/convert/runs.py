@@ -1,7 +1,6 @@
 """Runs from weights and weights from runs: what `python -m emanet_jax.convert` does."""
 
 import contextlib
-import functools
 import logging
 import shutil
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -17,18 +15,12 @@ from flax import linen as nn
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from emanet_jax import models, workdir
-from emanet_jax.checkpoint import Checkpoints
+from emanet_jax import inference, workdir
 from emanet_jax.convert import export_torch, import_torch
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import first_state, make_network, make_score
-from emanet_jax.models.ctal import adapt_resolution
-from emanet_jax.tasks import Task
+from emanet_jax.experiment import first_state, make_network, make_score, open_checkpoints
 
 _LOG = logging.getLogger(__name__)
-
-# Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
-_STRIDES = {"pyramid": 4, "single": 32, "segnet": 1}
 
 
 def write_run(
@@ -66,7 +58,8 @@ def write_run(
     try:
         part.mkdir(parents=True)
         workdir.write(epath.Path(part) / workdir.CONFIG, workdir.to_json(config))
-        with _checkpoints(part, config, tasks) as checkpoints:
+        score = make_score(config.checkpoint, tasks, config.host_metrics)
+        with open_checkpoints(config, epath.Path(part), score) as checkpoints:
             checkpoints.save(state, 0)
     except (OSError, ValueError, RuntimeError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -98,22 +91,12 @@ def _import(
 ) -> dict[str, Any]:
     size = tuple(config.data.image_size)
     if trained_at is None:
-        return import_torch(state_dict, config.model.name, _shapes(model, size))
-    theirs = config.copy_and_resolve_references()
-    with theirs.unlocked():
-        theirs.data.image_size = trained_at
-    shapes = _shapes(make_network(theirs)[1], trained_at)
+        shapes = inference.shapes(model, size)
+        return import_torch(state_dict, config.model.name, shapes)
+    _, theirs = make_network(inference.at_size(config, trained_at))
+    shapes = inference.shapes(theirs, trained_at)
     variables = import_torch(state_dict, config.model.name, shapes)
-    stride = _STRIDES[models.BACKBONES[config.model.backbone].kind]
-    grids = [tuple(side // stride for side in hw) for hw in (trained_at, size)]
-    return variables | {"params": adapt_resolution(variables["params"], *grids)}
-
-
-def _shapes(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Any]:
-    """{"params", "batch_stats"}, abstract."""
-    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    init = functools.partial(model.init, train=False)
-    return {"batch_stats": {}} | dict(jax.eval_shape(init, jax.random.key(0), images))
+    return inference.resized(variables, config.model.backbone, trained_at, size)
 
 
 def read_run(
@@ -124,38 +107,9 @@ def read_run(
     Raises:
       UserError: the directory holds no run or no such checkpoint.
     """
-    config = workdir.load_config(epath.Path(directory))
-    tasks, model = make_network(config)
-    shapes = _shapes(model, tuple(config.data.image_size))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-        jax.eval_shape(functools.partial(first_state, config, tasks), shapes),
-    )
-    if not (directory / workdir.CHECKPOINTS).is_dir():
-        raise UserError(f"{directory} holds no checkpoint yet; train it first.")
-    with _checkpoints(directory, config, tasks) as checkpoints:
-        latest, best = checkpoints.latest_step(), checkpoints.best_step()
-        if latest is None:
-            raise UserError(f"{directory} holds no checkpoint yet; train it first.")
-        if which == "best" and best is None:
-            _LOG.info("No checkpoint has been evaluated yet: this is the latest.")
-        step = best if which == "best" and best is not None else latest
-        state, _ = checkpoints.restore(step, state)
-        _LOG.info("%s", checkpoints.path(step))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return config, export_torch(jax.device_get(variables), config.model.name)
-
-
-def _checkpoints(
-    directory: Path, config: ml_collections.ConfigDict, tasks: tuple[Task, ...]
-) -> Checkpoints:
-    return Checkpoints(
-        directory / workdir.CHECKPOINTS,
-        make_score(config.checkpoint, tasks, config.host_metrics),
-        config.checkpoint.keep_latest,
-        config.checkpoint.keep_best,
-    )
+    trained = inference.load(directory, which)
+    _LOG.info("%s", trained.checkpoint)
+    return trained.config, export_torch(trained.variables, trained.config.model.name)
 
 
 def check_file(path: Path, overwrite: bool) -> None:
