@@ -2,9 +2,11 @@
 
     python -m benchmarks.mesh                                  # 1024 x 512, four fake CPU devices
     python -m benchmarks.mesh --model=pad_net --backbone=resnet50 --image_size=512,512
+    python -m benchmarks.mesh --batch_size=1                   # one image, over 1, 2 and 4 devices
 
-Compiles the training loop's own step for every way to lay four devices out and prints the memory of
-one device by XLA's analysis; nothing is trained. Needs neither TensorFlow nor data.
+Compiles the training loop's own step for every way to lay out one, two or four devices that the
+batch allows, and prints the memory of one device by XLA's analysis; nothing is trained. Needs
+neither TensorFlow nor data.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from emanet_jax import balancing, models, optim, parallel, steps
 from emanet_jax.tasks import Task, tasks_for
 
 # How many devices share a batch, and how many of them an image.
-MESHES = ((1, 1), (4, 1), (2, 2), (1, 4))
+MESHES = ((1, 1), (4, 1), (2, 2), (1, 2), (1, 4))
 
 
 def batch_shapes(tasks: Sequence[Task], b: int, image_size: tuple[int, int]) -> dict:
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("data  rows  temporaries, MiB  arguments, MiB  temporaries of one device / this")
     whole = None
     for data, rows in MESHES:
-        if data * rows > jax.device_count():
+        if data * rows > jax.device_count() or args.batch_size % data:
             continue
         mesh = parallel.make_mesh(rows, jax.devices()[: data * rows])
         parallel.check_batch_size("batch_size", args.batch_size, mesh)
