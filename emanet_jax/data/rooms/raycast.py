@@ -78,7 +78,7 @@ def _nearest_boxes(boxes: Frames, rays: np.ndarray) -> np.ndarray:
         key = axis.astype(np.float32).round(5).tobytes()
         if key not in directions:
             across, down, ahead = axis.astype(np.float32)
-            directions[key] = 1 / (across * x + ahead + down * y)
+            directions[key] = 1 / _not_zero(across * x + ahead + down * y)
         return directions[key]
 
     nearest = np.full(rays.shape[:2], np.inf, np.float32)
@@ -104,6 +104,11 @@ def _nearest_boxes(boxes: Frames, rays: np.ndarray) -> np.ndarray:
     return index
 
 
+def _not_zero(directions: np.ndarray) -> np.ndarray:
+    """Rays along a plane meet it far away, on the side that the slab test expects."""
+    return np.where(directions == 0, np.float32(1e-12), directions)
+
+
 def cast(boxes: Frames, image_size: tuple[int, int]) -> Geometry:
     """Finds what every pixel sees; depth and normals are exact to float64."""
     rays = camera.rays(image_size)
@@ -112,7 +117,7 @@ def cast(boxes: Frames, image_size: tuple[int, int]) -> Geometry:
 
     origins = -np.einsum("nij,nj->ni", boxes.axes, boxes.centres).astype(np.float32)[box]
     axes, halves = boxes.axes.astype(np.float32)[box], boxes.halves.astype(np.float32)[box]
-    directions = np.einsum("hwij,hwj->hwi", axes, rays.astype(np.float32))
+    directions = _not_zero(np.einsum("hwij,hwj->hwi", axes, rays.astype(np.float32)))
     # The ray enters the box through the last of the three front planes that it passes.
     entries = -(np.sign(directions) * halves + origins) / directions
     x, y, z = np.moveaxis(entries, -1, 0)
