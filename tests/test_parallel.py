@@ -64,6 +64,16 @@ def trained(start, step, mesh):
         return losses, jax.device_get((state.params, state.batch_stats, state.opt_state))
 
 
+@pytest.fixture(autouse=True)
+def unsaved():
+    """XLA:CPU crashes when it writes the larger ones of these programs to the compilation cache."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e6)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture(scope="module")
 def on_one_device():
     """(fresh state, step, losses, end) of a network on one device, worked out once."""
