@@ -20,6 +20,7 @@ from emanet_jax.errors import UserError
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
+PER_CLASS = "per_class.json"
 PARAMETERS = "parameters.txt"
 ENVIRONMENT = "environment.json"
 BAD_STEPS = "bad_steps.jsonl"
@@ -50,6 +51,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # answers of some netwo
 _LOG = logging.getLogger(__name__)
 
 
+def absolute(directory: epath.PathLike) -> epath.Path:
+    """The folder's whole name; gs://BUCKET/FOLDER is one already (epath would put it below ".")."""
+    path = epath.Path(directory)
+    return path if "://" in str(path) else path.absolute()
+
+
 def write(path: epath.Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(path.name + ".part")
@@ -63,7 +70,8 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> bool:
     Raises:
         UserError: it holds a run that differs in network, tasks or sizes, or cannot be read.
     """
-    for name in (CHECKPOINTS, TENSORBOARD, PARAMETERS, PANEL, RESULTS, BAD_STEPS, LOCK):
+    files = (PARAMETERS, PANEL, RESULTS, PER_CLASS, BAD_STEPS, LOCK)
+    for name in (CHECKPOINTS, TENSORBOARD, *files):
         path, is_folder = workdir / name, name in (CHECKPOINTS, TENSORBOARD)
         if path.exists() and path.is_dir() != is_folder:
             words = ("a file", "a folder") if is_folder else ("a folder", "a file")
