@@ -11,16 +11,13 @@ built from files of one size, the data for another size must be there (config.da
 import argparse
 import copy
 from collections.abc import Sequence
+from typing import Any
 
-import jax
 import ml_collections
 from etils import epath
 
 from benchmarks.timing import size
-from emanet_jax import logs, parallel, steps, train, workdir
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import make_experiment
-from emanet_jax.models.ctal import adapt_resolution
 
 STRIDE = 4  # of the grid that CTAL works on, in pixels of the image, for the HRNet backbones
 
@@ -34,8 +31,11 @@ def at_size(
     return config.lock()
 
 
-def restore(config: ml_collections.ConfigDict, directory: epath.Path) -> steps.TrainState:
-    """The best checkpoint of a run."""
+def restore(config: ml_collections.ConfigDict, directory: epath.Path) -> Any:
+    """The train state of the best checkpoint of a run."""
+    from emanet_jax import train
+    from emanet_jax.experiment import make_experiment
+
     experiment = make_experiment(config)
     with train.open_checkpoints(config, directory, experiment) as checkpoints:
         step = checkpoints.best_step()
@@ -57,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         "--data_dir", default=None, help="instead of the run's config.data.data_dir"
     )
     args = parser.parse_args(argv)
+    # Imported here, so that flags are checked and --help answers before the libraries load.
+    import jax
+
+    from emanet_jax import logs, parallel, train, workdir
+    from emanet_jax.experiment import make_experiment
+    from emanet_jax.models.ctal import adapt_resolution
 
     directory = args.workdir.absolute()
     config = workdir.load_config(directory)
@@ -73,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             adapt_resolution(state, *grids), parallel.replicated(experiment.mesh)
         )
         name = "x".join(map(str, image_size))
-        columns[name], _ = train.evaluate_split(resized, experiment, adapted)
+        found, _ = train.evaluate_split(resized, experiment, adapted)
+        columns[name] = found.values
     print(f"trained at {trained[0]}x{trained[1]}, evaluated at:")
     print(logs.table(columns))
     return columns

@@ -21,10 +21,12 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # that change what is computed
 
 
-def record(directory: epath.Path, config: ml_collections.ConfigDict, step: int) -> None:
-    """Adds this start, at `step`, to the list in the run's environment.json."""
+def record(
+    directory: epath.Path, config: ml_collections.ConfigDict, step: int, total_steps: int
+) -> None:
+    """Adds this start, at `step` of `total_steps`, to the list in the run's environment.json."""
     path, starts = directory / workdir.ENVIRONMENT, read(directory)
-    starts.append({"step": step, **describe(config)})
+    starts.append({"step": step, "total_steps": total_steps, **describe(config)})
     workdir.write(path, json.dumps(starts, indent=2) + "\n")
 
 

@@ -1,7 +1,8 @@
 """A run's network with its trained weights, without its data: predict, compare, export need it."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,14 +11,18 @@ import ml_collections
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from PIL import Image
 
 from emanet_jax import models, parallel, steps, workdir
+from emanet_jax.data import resize
 from emanet_jax.experiment import first_state, make_network, make_score, open_checkpoints
 from emanet_jax.models.ctal import adapt_resolution
+from emanet_jax.ops import widen
 from emanet_jax.tasks import Task
 
 # Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
 _STRIDES = {"pyramid": 4, "single": 32, "segnet": 1}
+_PIECE = 2**16  # pixels that are activated at a time, whatever the image's size
 
 
 class Trained(NamedTuple):
@@ -53,7 +58,7 @@ def load(
     Raises:
         UserError: the directory holds no run, or no checkpoint that can be restored.
     """
-    directory = epath.Path(directory).absolute()
+    directory = workdir.absolute(directory)
     config = workdir.load_config(directory)
     tasks, model = make_network(config)
     trained_at = tuple(config.data.image_size)
@@ -75,21 +80,95 @@ def load(
     return Trained(config, tasks, model, jax.device_get(variables), place)
 
 
-def predictor(trained: Trained) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+def predictor(
+    trained: Trained, tasks: tuple[Task, ...] | None = None
+) -> Callable[[np.ndarray], dict[str, jax.Array]]:
     """Images (b, h, w, 3), uint8 or in [0, 1], of the network's size to what a person reads.
 
     Compiled for every batch size that it meets; the result is {task: (b, h, w, k)} on the device.
+    `tasks`: the network's, with other activations.
     """
     predict = jax.jit(
         functools.partial(
             steps.predict,
             model=trained.model,
-            tasks=trained.tasks,
+            tasks=tasks or trained.tasks,
             statistics=trained.config.image_statistics,
         ),
         compiler_options=parallel.compiler_options(parallel.make_mesh(devices=jax.devices()[:1])),
     )
     return functools.partial(predict, jax.device_put(trained.variables))
+
+
+# Of one image {task: (before, after the activation)}, (h, w, c) and (h, w, k).
+Raw = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _both(task: Task) -> Task:
+    """The task with a network's map before its activation beside the one after it."""
+    return dataclasses.replace(task, activation=lambda x: (widen(x), task.activation(x)))
+
+
+class AnySize:
+    """A trained network for images of any size, each of its own.
+
+    All go through the network at its size, so a batch may mix them. Its maps are brought to an
+    image's size before their activation, which makes borders of classes smooth and keeps normals
+    unit vectors. Nothing is compiled but the network for one batch size and the activations.
+
+    Args:
+        trained: the network.
+        batch_size: of the network.
+    """
+
+    def __init__(self, trained: Trained, batch_size: int) -> None:
+        self.tasks = trained.tasks
+        self.batch_size = batch_size
+        self._image_size = tuple(trained.config.data.image_size)
+        self._predict = predictor(trained, tuple(map(_both, trained.tasks)))
+        self._activate = {task.name: jax.jit(task.activation) for task in trained.tasks}
+
+    def raw(self, images: Sequence[np.ndarray]) -> list[Raw]:
+        """What the network says, at its size, of up to `batch_size` images (h, w, 3) uint8."""
+        batch = np.zeros((self.batch_size, *self._image_size, 3), np.uint8)
+        for row, image in zip(batch, images, strict=False):
+            row[:] = resize.smooth(image, self._image_size)
+        maps = jax.device_get(self._predict(batch))
+        return [jax.tree.map(lambda x, i=i: x[i], maps) for i in range(len(images))]
+
+    def maps(self, raw: Raw, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """What a person reads of one image, at any (h, w), from its part of `raw`.
+
+        At the network's own size it is what `predictor` gives, to the bit.
+
+        Returns:
+            {task: (h, w, k)}: class ids as uint8, all else as float32.
+        """
+        return {task.name: self._finish(task, raw[task.name], image_size) for task in self.tasks}
+
+    def _finish(
+        self, task: Task, maps: tuple[np.ndarray, np.ndarray], image_size: tuple[int, int]
+    ) -> np.ndarray:
+        """Bilinear resize and activation, in bands of rows: large images have many channels."""
+        dtype = np.uint8 if task.class_names else np.float32
+        raw, activated = maps
+        if image_size == raw.shape[:2]:
+            return activated.astype(dtype)
+        h, w = image_size
+        channels = [Image.fromarray(np.ascontiguousarray(x)) for x in np.moveaxis(raw, -1, 0)]
+        rows, pixels = max(1, _PIECE // w), max(_PIECE, w)
+        finished = np.empty((h, w, task.label_channels), dtype)
+        for top in range(0, h, rows):
+            band = finished[top : top + rows]
+            start, end = (y * raw.shape[0] / h for y in (top, top + len(band)))
+            box = (0, start, raw.shape[1], end)
+            piece = np.zeros((1, 1, pixels, len(channels)), np.float32)  # the same for all images
+            for k, channel in enumerate(channels):
+                part = channel.resize((w, len(band)), Image.Resampling.BILINEAR, box)
+                piece[0, 0, : part.width * part.height, k] = np.asarray(part).ravel()
+            values = np.asarray(self._activate[task.name](piece))[0, 0]
+            band[:] = values[: len(band) * w].reshape(band.shape)
+        return finished
 
 
 def shapes(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Any]:

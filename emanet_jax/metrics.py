@@ -32,6 +32,10 @@ class Sums(struct.PyTreeNode, abc.ABC):
     def compute(self) -> dict[str, float]:
         """The metric's values by name, from sums on the host; NaN where no pixel was valid."""
 
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Values of every class (classes,) by name, of a metric over classes; NaN as above."""
+        return {}
+
 
 def total(batches: Sequence[Sums]) -> Sums:
     """Adds sums on the host in float64 and int64, so that long evaluations lose no digit."""
@@ -96,6 +100,10 @@ class Confusion(Sums):
             "miou_percent": 100 * _ratio(present.sum(), len(present)),
             "pixel_accuracy_percent": 100 * _ratio(np.trace(counts), counts.sum()),
         }
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """`iou_percent`."""
+        return {"iou_percent": 100 * self.iou()}
 
 
 class DepthErrors(Sums):

@@ -1,6 +1,6 @@
 """Pictures for people: image | label | prediction of every task, in the tasks' own colours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -41,7 +41,12 @@ def panel(
     factor = max(1, round(_TILE_WIDTH / width))
     step_x, step_y = width * factor + _MARGIN, height * factor + _MARGIN
     top = _TEXT + 2 * _MARGIN
-    legends = [_legend(task, len(titles) * step_x) for task in tasks if task.class_names]
+    width_of_all = len(titles) * step_x
+    legends = [
+        legend(task, range(len(task.class_names)), width_of_all)
+        for task in tasks
+        if task.class_names
+    ]
     sheet_height = top + len(rows) * step_y + sum(x.height + _MARGIN for x in legends)
     sheet = Image.new("RGB", (len(titles) * step_x + _MARGIN, sheet_height), "white")
     draw = ImageDraw.Draw(sheet)
@@ -54,26 +59,26 @@ def panel(
             tile = Image.fromarray(tile).resize((width * factor, height * factor), Image.NEAREST)
             sheet.paste(tile, (_MARGIN + column * step_x, top + r * step_y))
     y = top + len(rows) * step_y
-    for legend in legends:
-        sheet.paste(legend, (_MARGIN, y))
-        y += legend.height + _MARGIN
+    for picture in legends:
+        sheet.paste(picture, (_MARGIN, y))
+        y += picture.height + _MARGIN
     return np.asarray(sheet)
 
 
-def _legend(task: Task, width: int) -> Image.Image:
-    """Swatches with class names, flowing over as many lines as `width` pixels ask for."""
+def legend(task: Task, ids: Iterable[int], width: int) -> Image.Image:
+    """Swatches with the names of classes, flowing over as many lines as `width` pixels ask for."""
     font = ImageFont.load_default(_TEXT)
     places, x, y = [], 0, 0
-    for name in task.class_names:
-        length = int(font.getlength(name)) + _TEXT + 3 * _MARGIN
+    for index in ids:
+        length = int(font.getlength(task.class_names[index])) + _TEXT + 3 * _MARGIN
         if x and x + length > width:
             x, y = 0, y + _TEXT + _MARGIN
-        places.append((x, y))
+        places.append((index, x, y))
         x += length
-    legend = Image.new("RGB", (width, y + _TEXT + _MARGIN), "white")
-    draw = ImageDraw.Draw(legend)
-    for index, (name, (x, y)) in enumerate(zip(task.class_names, places, strict=True)):
+    picture = Image.new("RGB", (width, y + _TEXT + _MARGIN), "white")
+    draw = ImageDraw.Draw(picture)
+    for index, x, y in places:
         colour = tuple(int(c) for c in task.colours(np.full((1, 1, 1), index))[0, 0])
         draw.rectangle((x, y + 2, x + _TEXT - 2, y + _TEXT), fill=colour)
-        draw.text((x + _TEXT + _MARGIN, y), name, "black", font)
-    return legend
+        draw.text((x + _TEXT + _MARGIN, y), task.class_names[index], "black", font)
+    return picture

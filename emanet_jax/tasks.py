@@ -46,7 +46,8 @@ class Task:
         label_dtype: of the stored label.
         ignore: a label pixel is invalid if all its channels have this value.
         loss: (prediction (b, h, w, channels), label, valid (b, h, w, 1)) to a scalar.
-        activation: prediction to what a person reads (b, h, w, k): ids, metres, unit vectors.
+        activation: prediction to what a person reads (b, h, w, k): ids, metres, unit vectors; every
+            pixel by itself.
         metric: (activated prediction, label, valid) to `metrics.Sums`, inside jit.
         host_metric: a second metric, too intricate for jit: NumPy arrays (h, w, k) of one image's
             activated prediction, label and valid to `metrics.Sums` with other names.
@@ -57,6 +58,8 @@ class Task:
         zoom: label values (h, w, k) after the image was enlarged by a factor.
         nearest: resample by nearest neighbour; otherwise bilinear.
         class_names: of a classification task, in the order of ids.
+        limit: of a quantity, the value that ends its colours; None: classes or vectors.
+        unit: of a quantity, as "m".
     """
 
     name: str
@@ -73,6 +76,8 @@ class Task:
     zoom: Callable[[np.ndarray, float], np.ndarray] = _unchanged
     nearest: bool = True
     class_names: tuple[str, ...] = ()
+    limit: float | None = None
+    unit: str = ""
     host_metric: Callable[[np.ndarray, np.ndarray, np.ndarray], metrics.Sums] | None = None
 
     def valid(self, label: Array) -> Array:
@@ -139,6 +144,8 @@ def depth(limit: float = 10.0) -> Task:
         metric=metrics.DepthErrors.of,
         primary="rmse_m",
         to_rgb=functools.partial(palettes.colour_map, limit=limit),
+        limit=limit,
+        unit="m",
         zoom=lambda label, factor: label / factor,
     )
 
@@ -150,6 +157,8 @@ def disparity(limit: float = 0.5) -> Task:
         metric=functools.partial(metrics.DepthErrors.of, unit=""),
         primary="abs",
         to_rgb=functools.partial(palettes.colour_map, limit=limit),
+        limit=limit,
+        unit="",
         zoom=lambda label, factor: label * factor,
     )
 
@@ -203,6 +212,7 @@ def saliency() -> Task:
         metric=metrics.SaliencyCounts.of,
         primary="maxf_percent",
         to_rgb=palettes.grey,
+        limit=1.0,
     )
 
 
@@ -219,6 +229,7 @@ def edge() -> Task:
         metric=metrics.EdgeLoss.of,
         primary="odsf_percent",
         to_rgb=palettes.grey,
+        limit=1.0,
         host_metric=BoundaryCounts.of,
     )
 

@@ -57,8 +57,8 @@ def test_another_versions_config_is_one_sentence(tmp_path):
 
 def test_every_start_is_recorded(tmp_path):
     directory = epath.Path(tmp_path)
-    environment.record(directory, tiny.get_config(), 0)
-    environment.record(directory, tiny.get_config(), 8)
+    environment.record(directory, tiny.get_config(), 0, 12)
+    environment.record(directory, tiny.get_config(), 8, 12)
     first, second = json.loads((directory / workdir.ENVIRONMENT).read_text())
     assert (first["step"], second["step"], first["seed"]) == (0, 8, 0)
     assert first["python"] == platform.python_version() and first["jax"] == jax.__version__

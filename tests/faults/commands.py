@@ -59,6 +59,34 @@ FLAGS = {
     "check against what": data("nyuv2", "--expect=train=-3").but("--expect=train=-3", "795"),
 }
 
+_PHOTO = "official/leftImg8bit/val/frankfurt"
+_PREDICT = ("predict", "--workdir=run", "--output=out")
+PREDICT = {
+    "no photos": command(*_PREDICT).but("give either --images"),
+    "no file matches": command(*_PREDICT, "--images=photos/*.jpg").but("photos/.*stands for no"),
+    "of nothing": command("predict", "--workdir=gone", "--output=out", "--images=official").but(
+        "--images=official stands for no picture"
+    ),
+    "by no run": command("predict", "--workdir=elsewhere", "--output=o", f"--images={_PHOTO}").but(
+        "elsewhere holds no run"
+    ),
+    "nothing to write": command(*_PREDICT, f"--images={_PHOTO}", "--nopanels", "--noarrays").but(
+        "--nopanels and --noarrays"
+    ),
+    "at no size": command(*_PREDICT, f"--images={_PHOTO}", "--size=33x64").but("--size=33x64"),
+    "over the photos": command(
+        "predict", "--workdir=run", f"--output={_PHOTO}", f"--images={_PHOTO}"
+    ).but("would write over the photo"),
+    "into a file": command(
+        "predict", "--workdir=run", "--output=weights.npz", f"--images={_PHOTO}"
+    ).but("weights.npz cannot be made: File exists"),
+    "no video": command(*_PREDICT, "--video=gone.mp4").but("--video=gone.mp4: there is no such"),
+    "a video of weights": command(*_PREDICT, "--video=weights.npz").but(
+        "--video=weights.npz cannot be read as a video"
+    ),
+    "no frames": command(*_PREDICT, "--video=gone.mp4", "--every=0").but("every=0", "positive"),
+}
+
 CONFIG_FILES = {
     "missing": train("--config=nowhere.py").but("--config=nowhere.py: there is no such file"),
     "missing, after a space": command("main", "--workdir=new", "--config", "gone.py").but(
@@ -122,6 +150,7 @@ OUTPUTS = {
         "--workdir=.*/loop", damage=linked("loop", "loop")
     ),
     "records in a file": train("--config.data.data_dir=weights.npz").but("config.data.data_dir"),
+    "records in a bucket": train("--config.data.data_dir=gs://b/x").but("data_dir is gs://b/x"),
     "records of the system": train("--config.data.data_dir=/proc/no").but("data_dir: /proc/no"),
     "a folder for the lock": train("--config.data.data_dir=other").but(
         "\\.lock", damage=folder_at("other/synthrooms/.lock")
@@ -137,6 +166,7 @@ OUTPUTS = {
             linked("out/train.png", "/dev/full")(folder),
         ],
     ),
+    "a run in a bucket": importing("--to=gs://b/x").but("--to=gs://b/x is no place", "gcloud"),
     "a run over a run": importing("--to=run").but("--to=.*/run is there already; --overwrite"),
     "a run over a folder": importing("--to=data", "--overwrite").but("--to=.*/data is no run"),
     "a run below a file": importing("--to=weights.pth/run").but("--to=.*weights.pth/run cannot"),

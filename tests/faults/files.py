@@ -25,6 +25,7 @@ def write(root: Path) -> None:
     """Files of every data set, built records, a run that was converted, its weights."""
     import jax
 
+    from emanet_jax import inference
     from emanet_jax.convert import export_torch, runs
     from emanet_jax.data import pipeline
     from emanet_jax.experiment import make_network
@@ -44,7 +45,7 @@ def write(root: Path) -> None:
             (config[group[0]] if group else config)[last] = value
     pipeline.prepare(config.data)
 
-    shapes = runs._shapes(make_network(config)[1], tuple(config.data.image_size))
+    shapes = inference.shapes(make_network(config)[1], tuple(config.data.image_size))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     weights = export_torch(zeros, config.model.name)
     np.savez(root / "weights.npz", **weights)

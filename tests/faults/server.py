@@ -25,7 +25,9 @@ from tests.conftest import ROOT
 
 IMPORTED = (
     "emanet_jax.train",
+    "emanet_jax.predict.loops",
     "emanet_jax.convert.runs",
+    "emanet_jax.export.artefact",
     "emanet_jax.convert.readers",
     "emanet_jax.data.store",
     "emanet_jax.data.nyuv2",

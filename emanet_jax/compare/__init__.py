@@ -1,0 +1,1 @@
+"""Runs side by side: tables, delta_m, curves and pictures; `python -m emanet_jax.compare`."""

@@ -1,0 +1,30 @@
+"""Compares runs: one HTML page with tables, curves and pictures, and the tables in other forms.
+
+    python -m emanet_jax.compare --workdirs=runs/stl,runs/hps,runs/ema_net --output=report
+    python -m emanet_jax.compare --workdirs=runs/sweep --output=runs/sweep/report
+
+A folder of --workdirs may be a run or hold runs. Runs that differ in their seeds alone make one
+row, with mean and standard deviation. delta_m is taken against the network stl, or --reference.
+The folder of --output gets report.html (nothing else is needed to read it), report.md, rows.tex
+and report.json.
+"""
+
+from absl import flags
+
+from emanet_jax import cli
+
+_WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs, or folders that hold runs.", required=True)
+_OUTPUT = cli.define_path("output", "Folder of the report.")
+_REFERENCE = flags.DEFINE_string("reference", None, "Workdir of the run that delta_m is against.")
+_IMAGES = flags.DEFINE_integer("images", 4, "Images with predictions; 0 needs no data.")
+
+
+def _command() -> None:
+    # Imported here, so that flags are checked and --help answers before the libraries load.
+    from emanet_jax.compare import report
+
+    report.write(_WORKDIRS.value, _OUTPUT.value, _REFERENCE.value, _IMAGES.value)
+
+
+if __name__ == "__main__":
+    cli.run(_command)

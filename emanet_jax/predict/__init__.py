@@ -1,0 +1,1 @@
+"""Photos, videos and cameras through a trained network: `python -m emanet_jax.predict`."""

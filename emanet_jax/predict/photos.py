@@ -1,0 +1,120 @@
+"""Picture files of any kind: which ones are meant, what they hold, names for what they become."""
+
+import collections
+import glob
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from emanet_jax.errors import UserError
+
+Image.init()  # loads all of Pillow's readers
+# Those that are tried: of photographs and screenshots; some others start programs.
+_FORMATS = [
+    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA"),
+    *("TIFF", "WEBP"),
+]
+_FORMATS = [name for name in _FORMATS if name in Image.OPEN]  # Pillow can be built without some
+_ENDINGS = {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
+# What they can raise about a damaged file.
+_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def find(values: Sequence[str]) -> list[Path]:
+    """The files that --images names, each once: files, folders and globs, separated by commas.
+
+    Of a folder, the files with the ending of a picture; of a glob, all files. Both in the order of
+    their names. A value that is there as a file is taken whole, with its commas and brackets.
+
+    Raises:
+        UserError: one of them stands for no file.
+    """
+    found = []
+    for value in values:
+        for part in [value] if os.path.exists(value) else value.split(","):
+            paths = _matches(part)
+            if not paths:
+                raise UserError(
+                    f"--images={part} stands for no picture; give a file, a folder or a quoted "
+                    "glob such as 'photos/*.jpg', or several of them with commas between."
+                )
+            found += paths
+    return [Path(path) for path in dict.fromkeys(map(os.path.abspath, found))]
+
+
+def _matches(name: str) -> list[str]:
+    name = os.path.expanduser(name)
+    if os.path.isdir(name):
+        try:
+            inside = [os.path.join(name, x) for x in sorted(os.listdir(name))]
+        except OSError as error:
+            raise UserError(f"--images={name} cannot be read: {error.strerror}.") from error
+        names = [path for path in inside if os.path.splitext(path)[1].lower() in _ENDINGS]
+    else:
+        names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+    return [path for path in names if os.path.isfile(path)]
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """A name for what is made of each file, without an ending; all differ.
+
+    The file's own; below the folders that tell the files' folders apart, and with its ending where
+    it is one of several that differ in nothing else.
+    """
+    root = os.path.commonpath([path.parent for path in paths])
+    whole = [str(path.relative_to(root)) for path in paths]
+    stems = [os.path.splitext(name)[0] for name in whole]
+    count = collections.Counter(stems)
+    short = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
+    return short if len(set(short)) == len(short) else whole
+
+
+def read(path: Path) -> np.ndarray:
+    """A file's picture as people see it, the first of several: (h, w, 3) uint8.
+
+    Turned as its EXIF data say; transparent parts are white; 16 bits a channel become 8, and
+    floating-point numbers are taken as 0 to 1.
+
+    Raises:
+        UserError: the file cannot be read, or holds more pixels than Pillow takes for a picture.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
+    except _FAULTS as error:
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = " ".join(said.split()).rstrip(".").replace(f" '{path}'", "")
+        raise UserError(f"{path} cannot be read as a picture: {said}.") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.float64) / (1 if picture.mode == "F" else 65535)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError(
+                f"its numbers are {values.min():.4g} to {values.max():.4g} of the largest, no grey"
+            )
+        picture = Image.fromarray(np.rint(255 * values).astype(np.uint8))
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

@@ -1,0 +1,29 @@
+"""A network that costs nothing."""
+
+import ml_collections
+import numpy as np
+import pytest
+from etils import epath
+
+from emanet_jax import inference
+from emanet_jax.models.multitask import Predictions
+from tests.helpers import TASKS
+
+
+class _Linear:
+    """Stands in for a network: the maps are sums of an image's channels."""
+
+    def apply(self, variables, image, train):
+        del train
+        return Predictions({task: image @ weight for task, weight in variables.items()}, {})
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A trained network that costs nothing."""
+    config = ml_collections.ConfigDict(
+        {"data": {"image_size": (32, 64)}, "image_statistics": "unit"}
+    )
+    rng = np.random.default_rng(1)
+    weights = {t.name: rng.normal(size=(3, t.channels)).astype(np.float32) for t in TASKS}
+    return inference.Trained(config, TASKS, _Linear(), weights, epath.Path("0"))
