@@ -18,6 +18,8 @@ from ml_collections import ConfigDict, config_flags
 from emanet_jax.errors import UserError
 from emanet_jax.settings import LARGEST_SIDE
 
+flags.disclaim_key_flags()  # so that --help shows those that are made here as the command's own
+
 _CONFIG_FLAGS = ("--config", "-config")
 _SAVED = pathlib.Path(__file__).parent.parent / "configs" / "saved.py"  # reads a config.json
 # What a faulty config file can raise.

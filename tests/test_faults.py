@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import commands, data_files, values, workdirs
+from tests.faults import commands, comparisons, data_files, exports, values, workdirs
 from tests.faults.builders import Fault
 from tests.faults.server import Server
 
@@ -18,8 +18,12 @@ _TABLES = {
     "flags": commands.FLAGS,
     "config file": commands.CONFIG_FILES,
     "output": commands.OUTPUTS,
+    "predict": commands.PREDICT,
+    "export": exports.EXPORTS,
     "value": {fault.arguments[-1].partition("--config.")[2]: fault for fault in values.VALUES},
     "workdir": workdirs.WORKDIRS,
+    "compare": comparisons.COMPARISONS,
+    "sweep": comparisons.SWEEPS,
     "data": data_files.DATA_FILES,
     "weights": data_files.WEIGHTS,
 }
@@ -102,6 +106,6 @@ def test_a_fault_is_one_line_and_leaves_nothing(server, pristine, tmp_path, name
 def test_there_are_enough_faults():
     modules = {fault.module for fault in FAULTS.values()}
     assert len(FAULTS) >= 60
-    assert modules == {
-        f"emanet_jax.{x}" for x in ("main", "convert", "models", "data.check", "replay")
-    }
+    commands_ = ("main", "convert", "models", "data.check", "replay", "predict", "compare")
+    commands_ += ("export",)
+    assert modules == {"launch.sweep", *(f"emanet_jax.{x}" for x in commands_)}

@@ -26,19 +26,33 @@ ALLOWED = {
     "optim": {"errors"},
     "settings": {"errors"},
     "parallel": {"errors"},
-    "balancing": {"errors"},
-    "gradients": {"balancing", "losses"},
+    "balancing": {"balancing", "errors"},
+    "sharing": {"balancing", "errors"},
+    "gradients": {"balancing", "losses", "sharing"},
     "steps": {"balancing", "gradients", "metrics", "tasks"},
     "stop": set(),
-    "checkpoint": {"errors", "parallel", "steps"},
+    "checkpoint": {"errors", "parallel", "steps", "workdir"},
     "environment": {"errors", "workdir"},
     "workdir": {"errors", "parallel"},
+    "charts": {"tasks"},
+    "writers": {"errors", "workdir"},
     "summaries": {"tasks"},
     "cli": {"errors", "settings"},
     "main": {"cli", "errors", "parallel", "train"},
 }
 # Above all the rest, so that they may import anything.
-JOINERS = {"train", "experiment", "logs", "bad_steps", "replay", "inference"}
+JOINERS = {
+    "train",
+    "compare",
+    "experiment",
+    "export",
+    "findings",
+    "logs",
+    "bad_steps",
+    "replay",
+    "inference",
+    "predict",
+}
 COMMANDS = {"convert/__main__.py", "convert/runs.py"}  # likewise
 WITHOUT_TENSORFLOW = [
     "models",
@@ -97,3 +111,24 @@ def test_device_code_imports_without_tensorflow():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not HEAVY & set(done.stdout.split())
+
+
+# Commands that print their help before anything slow is loaded, and those whose packages need JAX.
+LOAD_NOTHING = ("main", "predict", "replay", "compare", "export")
+LOAD_JAX = ("convert", "data.check", "models")
+SLOW = {"jax", "tensorflow", "tensorflow_datasets", "clu", "grain", "orbax"}
+
+
+@pytest.mark.parametrize("command", LOAD_NOTHING + LOAD_JAX)
+def test_help_loads_nothing_that_is_slow(command):
+    code = (
+        f"import runpy, sys; sys.argv = ['{command}', '--help']\n"
+        f"try: runpy.run_module('emanet_jax.{command}', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit: print('loaded:', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    usage, loaded = done.stdout.split("loaded:")
+    assert "  --workdir: " in usage or "  --output: " in usage or "  --model: " in usage, usage
+    assert SLOW & set(loaded.split()) <= ({"jax"} if command in LOAD_JAX else set())

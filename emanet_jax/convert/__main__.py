@@ -21,6 +21,7 @@ from pathlib import Path
 
 import ml_collections
 from absl import flags
+from etils import epath
 
 from emanet_jax import cli
 from emanet_jax.errors import UserError
@@ -39,7 +40,6 @@ _LEAVE_OUT = flags.DEFINE_string(
 _TRAINED_AT = flags.DEFINE_string(
     "trained_at", None, "Image size, 288x384, that CTAL's fusions in the file were made for."
 )
-flags.declare_key_flag("config")  # in --help
 _IMAGE_SIZE = flags.DEFINE_string("image_size", None, "Image size of the run, 288x384.")
 _STATISTICS = flags.DEFINE_enum(
     "image_statistics",
@@ -134,7 +134,7 @@ def _export() -> None:
         raise UserError(f"{_FROM.value} is a run, which has its own config: leave {odd[0]} out.")
     to = Path(_TO.value).expanduser()
     runs.check_file(to, _OVERWRITE.value)
-    config, state_dict = runs.read_run(Path(_FROM.value).expanduser().absolute(), _CHECKPOINT.value)
+    config, state_dict = runs.read_run(epath.Path(_FROM.value).expanduser(), _CHECKPOINT.value)
     runs.write_weights(config, state_dict, to, _OVERWRITE.value)
 
 
@@ -142,7 +142,12 @@ def _command() -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed; leave accelerators alone
-    if Path(_FROM.value).expanduser().is_dir():
+    if "://" in _TO.value:
+        raise UserError(
+            f"--to={_TO.value} is no place on a disk: write it to one, and copy it from there with "
+            "'gcloud storage cp -r'."
+        )
+    if epath.Path(_FROM.value).expanduser().is_dir():
         _export()
     else:
         _import()

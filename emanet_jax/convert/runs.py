@@ -100,7 +100,7 @@ def _import(
 
 
 def read_run(
-    directory: Path, which: Literal["best", "latest"]
+    directory: epath.PathLike, which: Literal["best", "latest"]
 ) -> tuple[ml_collections.ConfigDict, dict[str, np.ndarray]]:
     """The config of a run, and a checkpoint's weights with PyTorch's names and layouts.
 

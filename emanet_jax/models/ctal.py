@@ -149,6 +149,7 @@ class CrossTaskAffinity(nn.Module):
         b, h, w, c = one.shape
         fusions = 1 if self.fusion == "shared" else n
         itemsize = wide_dtype(self.dtype or one.dtype).itemsize
+        b = b if isinstance(b, int) else 1  # a symbol, in an export for batches of any size
         return choose_implementation(b, n, c, h * w, fusions, itemsize)
 
 

@@ -218,7 +218,7 @@ class SwinV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Images to [(b, H/32, W/32, 8 * features)], where there are four stages."""
-        scales = iter(self._branch_scales(len(images), train))
+        scales = iter(self._branch_scales(images.shape[0], train))  # len() takes no symbol
         x = PatchEmbedding(self.features, self.dtype, name="embed")(images)
         x = layer_norm(self.dtype, "embed_norm")(x)
         for stage, (blocks, heads) in enumerate(zip(self.blocks, self.heads, strict=True), 1):
