@@ -1,6 +1,5 @@
 """What a run writes for people and programs: progress lines, tables, metrics.jsonl, TensorBoard."""
 
-import io
 import json
 import math
 import time
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import ml_collections
 import numpy as np
-from clu import metric_writers, periodic_actions
+from clu import periodic_actions
 from etils import epath
-from PIL import Image
 
-from emanet_jax import workdir
-from emanet_jax.errors import UserError
+from emanet_jax import charts, workdir, writers
+from emanet_jax.metrics import Confusion, Sums
+from emanet_jax.tasks import Task, tasks_for
+from emanet_jax.writers import read_scalars
 
 if TYPE_CHECKING:
     from emanet_jax.experiment import Experiment
@@ -30,75 +30,6 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-class JsonLinesWriter(metric_writers.MetricWriter):
-    """CLU writer of scalars as JSON, one line a step: {"step": 10, "train/loss": 2.3}.
-
-    Lines after `resume_step` are dropped when the file is opened: the resumed run writes them anew.
-    Pictures and texts have no place in such a file and are left to TensorBoard.
-    """
-
-    def __init__(self, path: epath.Path, resume_step: int):
-        self._path = path
-        self._lines: list[str] = []
-        for row in read_scalars(path):
-            if row["step"] <= resume_step:
-                self.write_scalars(row.pop("step"), row)
-        self.flush()
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Adds a line; NaN and infinities become null, since JSON has no word for them."""
-        values = {name: float(value) for name, value in scalars.items()}
-        finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
-        self._lines.append(json.dumps({"step": int(step), **finite}))
-
-    def flush(self) -> None:
-        """Replaces the file at once, so that a reader never sees half of it."""
-        part = self._path.with_name(self._path.name + ".part")
-        part.write_text("".join(line + "\n" for line in self._lines))
-        part.replace(self._path)
-
-    def close(self) -> None:
-        """Flushes."""
-        self.flush()
-
-    def _leave_to_tensorboard(self, *_: Any, **__: Any) -> None:
-        pass
-
-    write_summaries = write_images = write_videos = write_audios = _leave_to_tensorboard
-    write_texts = write_histograms = write_pointcloud = write_hparams = _leave_to_tensorboard
-
-
-def read_scalars(path: epath.Path) -> list[dict[str, float]]:
-    """The rows of a metrics.jsonl, null as NaN; none if there is no such file.
-
-    Raises:
-        UserError: the file cannot be read, or a line holds something else.
-    """
-    try:
-        lines = path.read_text().splitlines() if path.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away to go on.") from error
-    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
-
-
-def _row(path: epath.Path, number: int, line: str) -> dict[str, float]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    numbers = (int, float, type(None))
-    if (
-        not isinstance(row, dict)
-        or type(row.get("step")) is not int
-        or any(type(value) not in numbers for value in row.values())
-    ):
-        raise UserError(
-            f'{path}, line {number} is no object of numbers such as {{"step": 10, '
-            '"train/loss": 2.3}; delete it to go on.'
-        )
-    return {name: math.nan if value is None else value for name, value in row.items()}
-
-
 def read_evaluations(path: epath.Path) -> dict[int, dict[str, float]]:
     """{step: {"task/metric": value}} of every evaluation in a metrics.jsonl."""
     prefix = "eval/"
@@ -108,21 +39,6 @@ def read_evaluations(path: epath.Path) -> dict[int, dict[str, float]]:
         if values:
             found[int(row["step"])] = values
     return found
-
-
-def make_writer(directory: epath.Path, resume_step: int) -> metric_writers.MetricWriter:
-    """Writes to TensorBoard and metrics.jsonl in the background; on the first process only."""
-    if jax.process_index() > 0:
-        return metric_writers.MultiWriter([])
-    import tensorflow as tf  # what CLU writes TensorBoard's files with
-
-    tf.config.set_visible_devices([], "GPU")  # its memory is for JAX
-    return metric_writers.AsyncMultiWriter(
-        [
-            metric_writers.SummaryWriter(str(directory / workdir.TENSORBOARD)),
-            JsonLinesWriter(directory / workdir.METRICS, resume_step),
-        ]
-    )
 
 
 class TrainLog:
@@ -141,7 +57,9 @@ class TrainLog:
         self._config, self._directory = config, directory
         self._tasks, self._schedule = experiment.tasks, experiment.schedule
         self._total = total = experiment.total_steps
-        self._writer = make_writer(directory, start)
+        known = tasks_for(config.data.dataset, classes=config.data.classes)
+        primaries = [f"{task.name}/{task.primary}" for task in known]
+        self._writer = writers.make_writer(directory, start, primaries)
         self._writer.write_hparams(workdir.flat(config))
         self._hooks = [periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)]
         if config.profile:
@@ -181,20 +99,33 @@ class TrainLog:
         self._restart_clock(step)
         return list(zip(range(step - len(rows) + 1, step + 1), rows, strict=True))
 
-    def evaluation(self, step: int, values: Mapping[str, float], panel: np.ndarray) -> None:
+    def evaluation(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        sums: Mapping[str, Sums],
+        panel: np.ndarray,
+    ) -> None:
         """Call after an evaluation; also leaves its panel and results in the workdir."""
         primaries = (f"{task.name}/{task.primary}" for task in self._tasks)
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in primaries if name in values)
         say(f"  evaluation  {shown}")
         self._writer.write_scalars(step, {f"eval/{k}": v for k, v in values.items()})
-        self._writer.write_images(step, {"panel": panel[None]})
+        self._writer.write_images(step, pictures(self._tasks, sums))
+        self.panel(step, panel)
+        if jax.process_index() == 0:
+            by_class = per_class(self._tasks, sums)
+            for name, found in ((workdir.RESULTS, values), (workdir.PER_CLASS, by_class)):
+                text = json.dumps({"step": step, **found}, indent=2) + "\n"
+                workdir.write(self._directory / name, text)
+        self._restart_clock(step)
+
+    def panel(self, step: int, panel: np.ndarray) -> None:
+        """Call with every new panel (h, w, 3) uint8; also leaves it in the workdir."""
+        self._writer.write_images(step, {writers.PANEL: panel[None]})
         self._writer.flush()
         if jax.process_index() == 0:
-            png = io.BytesIO()
-            Image.fromarray(panel).save(png, format="PNG")
-            workdir.write(self._directory / workdir.PANEL, png.getvalue())
-            results = json.dumps({"step": step, **values}, indent=2) + "\n"
-            workdir.write(self._directory / workdir.RESULTS, results)
+            workdir.write(self._directory / workdir.PANEL, writers.png(panel))
         self._restart_clock(step)
 
     def _line(self, step: int, means: Mapping[str, float], seconds: float) -> str:
@@ -214,6 +145,33 @@ class TrainLog:
 
     def __exit__(self, *_: Any) -> None:
         self._writer.close()
+
+
+def per_class(
+    tasks: Sequence[Task], sums: Mapping[str, Sums]
+) -> dict[str, dict[str, float | None]]:
+    """{"task/metric": {class: value}} of the tasks over classes; None for NaN, as JSON has it."""
+    return {
+        f"{task.name}/{name}": {
+            label: None if math.isnan(value) else float(value)
+            for label, value in zip(task.class_names, values, strict=True)
+        }
+        for task in tasks
+        for name, values in sums[task.name].per_class().items()
+    }
+
+
+def pictures(tasks: Sequence[Task], sums: Mapping[str, Sums]) -> dict[str, np.ndarray]:
+    """{"task/picture": (1, h, w, 3) uint8} of the tasks over classes: confusion, values a class."""
+    found = {}
+    for task in tasks:
+        metric = sums[task.name]
+        if isinstance(metric, Confusion):
+            matrix = charts.confusion_matrix(metric.counts, task.class_names)
+            found[f"{task.name}/confusion_matrix"] = matrix[None]
+        for name, values in metric.per_class().items():
+            found[f"{task.name}/{name}_by_class"] = charts.bars(values, task, name)[None]
+    return found
 
 
 def mean_scalars(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

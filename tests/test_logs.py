@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from emanet_jax import logs, summaries
+from emanet_jax import logs, summaries, writers
 from emanet_jax.tasks import tasks_for
 
 
@@ -35,7 +35,7 @@ def test_a_table_shows_what_only_some_columns_have():
 
 def test_a_resumed_log_drops_what_lies_after_the_checkpoint(tmp_path):
     path = epath.Path(tmp_path) / "metrics.jsonl"
-    with_nan = logs.JsonLinesWriter(path, resume_step=0)
+    with_nan = writers.JsonLinesWriter(path, resume_step=0)
     with_nan.write_scalars(1, {"train/loss": math.nan})
     with_nan.write_scalars(2, {"train/loss": np.float32(2)})
     with_nan.write_scalars(2, {"eval/depth/abs_m": 0.5})
@@ -44,7 +44,7 @@ def test_a_resumed_log_drops_what_lies_after_the_checkpoint(tmp_path):
     for line in path.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # strict JSON has no NaN
 
-    resumed = logs.JsonLinesWriter(path, resume_step=2)
+    resumed = writers.JsonLinesWriter(path, resume_step=2)
     resumed.write_scalars(3, {"train/loss": 4})
     resumed.close()
     rows = logs.read_scalars(path)

@@ -46,7 +46,6 @@ NO_DIFFERENCE = (
     "eval_every_epochs",
     "panel_images",
     "panel_every_steps",
-    "panel_every_steps",
     "host_metrics",
     "checkpoint.every_steps",
     "checkpoint.keep_latest",
