@@ -40,7 +40,7 @@ def run(image_size: tuple[int, int], backbone: str, count: int, compile_only: bo
     model = models.build("ema_net", tasks, backbone=backbone, image_size=image_size)
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, count), l2=1e-4)
     options = parallel.compiler_options(parallel.make_mesh())
-    balance = balancing.fixed([task.name for task in tasks], steps_per_epoch=1)
+    balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
         steps.train_step,

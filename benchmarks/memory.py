@@ -59,7 +59,7 @@ def measure(
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
     mesh = parallel.make_mesh(devices=[device or jax.devices()[0]])
     options = parallel.compiler_options(mesh)
-    balance = balancing.fixed([task.name for task in tasks], steps_per_epoch=1)
+    balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
         steps.train_step,

@@ -45,7 +45,7 @@ def memory(
     tasks = tasks_for("nyuv2")
     model = models.build(name, tasks, backbone=backbone, image_size=image_size)
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
-    balance = balancing.fixed([task.name for task in tasks], steps_per_epoch=1)
+    balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
     step = functools.partial(
         steps.train_step,
         model=model,

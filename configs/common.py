@@ -46,7 +46,11 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.tasks = ("semseg", "depth", "normals")
     config.task_weights = ml_collections.ConfigDict({"semseg": 1.0, "depth": 1.0, "normals": 1.0})
-    config.balancing = "fixed"  # or "uncertainty", "dwa": these factors change while it trains
+    config.balancing = "fixed"  # how the losses become one; emanet_jax/balancing has the methods
+    config.balancing_settings = ml_collections.ConfigDict()  # of the method, by name
+    # Methods on gradients: tasks' backward passes after each other, or "vmapped": as one, for
+    # their number times the memory.
+    config.task_gradients = "looped"
 
     config.data = ml_collections.ConfigDict()
     config.data.dataset = "nyuv2"
@@ -86,6 +90,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 10
     config.eval_every_epochs = 5.0
     config.panel_images = 4
+    config.panel_every_steps = 0  # pictures between evaluations too; 0: only at evaluations
     # Metrics that need the host, such as boundary F (3 images of 512x512 a second): "always",
     # "last" (at the end of training and with --mode=eval) or "never".
     config.host_metrics = "last"

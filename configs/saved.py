@@ -4,11 +4,11 @@ python -m emanet_jax.main --config=runs/quickstart/config.json --workdir=runs/ag
 """
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from configs import common
 from emanet_jax import settings
@@ -21,10 +21,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     Raises:
         UserError: it is no such file, or its keys or types are not `common.default_config`'s.
     """
-    return read(pathlib.Path(arg or ""), f"--config={arg or ''}")
+    return read(epath.Path(arg or ""), f"--config={arg or ''}")
 
 
-def read(path: pathlib.Path, where: str) -> ml_collections.ConfigDict:
+def read(path: epath.Path, where: str) -> ml_collections.ConfigDict:
     """The locked config in a config.json; messages call it `where`.
 
     Raises:

@@ -5,6 +5,7 @@ The step itself leaves parameters, statistics and the optimiser as they were and
 loop never waits for a device; what was in a batch is worked out from its position in the data.
 """
 
+import io
 import json
 import math
 import zipfile
@@ -96,8 +97,9 @@ def save(directory: epath.Path, state: TrainState, step: int, batch: Mapping[str
     folder = directory / workdir.BAD_STEP
     folder.mkdir(exist_ok=True)
     workdir.write(folder / STATE, serialization.to_bytes(state))
-    with (folder / BATCH).open("wb") as file:
-        np.savez_compressed(file, **traverse_util.flatten_dict(dict(batch), sep="/"))
+    content = io.BytesIO()  # files of a bucket are written from their start to their end
+    np.savez_compressed(content, **traverse_util.flatten_dict(dict(batch), sep="/"))
+    workdir.write(folder / BATCH, content.getvalue())
 
 
 def load(directory: epath.Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -113,7 +115,7 @@ def load(directory: epath.Path, like: TrainState) -> tuple[TrainState, dict[str,
         )
     try:
         state = serialization.from_bytes(like, (folder / STATE).read_bytes())
-        with (folder / BATCH).open("rb") as file, np.load(file) as arrays:
+        with np.load(io.BytesIO((folder / BATCH).read_bytes())) as arrays:
             return state, traverse_util.unflatten_dict(dict(arrays), sep="/")
     except _FAULTS as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())

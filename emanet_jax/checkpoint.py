@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from emanet_jax import parallel
+from emanet_jax import parallel, workdir
 from emanet_jax.errors import UserError
 from emanet_jax.steps import TrainState
 
@@ -64,7 +64,7 @@ class Checkpoints:
                 ),
             ]
         )
-        place = epath.Path(directory).absolute()
+        place = workdir.absolute(directory)
         self._read_only = read_only
         self._intact: set[int] = set()  # steps whose files have been compared with their sums
         _check_metrics(place)

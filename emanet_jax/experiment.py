@@ -15,7 +15,17 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from emanet_jax import balancing, metrics, models, optim, parallel, settings, steps, workdir
+from emanet_jax import (
+    balancing,
+    metrics,
+    models,
+    optim,
+    parallel,
+    settings,
+    sharing,
+    steps,
+    workdir,
+)
 from emanet_jax.checkpoint import Checkpoints, Score
 from emanet_jax.data import augment, pipeline
 from emanet_jax.errors import UserError
@@ -46,6 +56,10 @@ class Experiment(NamedTuple):
     init: Callable[[], steps.TrainState]
     train_step: Callable[..., tuple[steps.TrainState, dict[str, jax.Array]]]
     eval_step: Callable[..., tuple[dict[str, metrics.Sums], dict[str, jax.Array]]]
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows this step."""
+        return step % self.eval_every == 0 or step == self.total_steps
 
     def abstract_state(self) -> steps.TrainState:
         """Shapes, types and shardings of the state: what a checkpoint is restored into."""
@@ -83,6 +97,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     check_accumulate(config, mesh)
     image_size = tuple(config.data.image_size)
     parallel.check_rows(image_size, mesh)
+    sharing.check(config, tasks, trained_model)
 
     builder = pipeline.prepare(config.data)
     train_source = pipeline.load(builder, "train", cache=config.data.cache)
@@ -110,9 +125,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         config.optimizer.warmup_steps,
     )
     optimizer = optim.make_optimizer(schedule, config.optimizer.l2, config.optimizer.clip_norm)
-    balance = balancing.make_balancing(
-        config.balancing, [task.name for task in tasks], max(1, round(steps_per_epoch))
-    )
+    balance = balancing.from_config(config, tasks, max(1, round(steps_per_epoch)))
 
     on_all = parallel.replicated(mesh)
     jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
@@ -144,6 +157,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
                 balancing=balance,
                 optimizer=optimizer,
                 accumulate=config.accumulate,
+                task_gradients=config.task_gradients,
                 **common,
             ),
             donate_argnums=0,
@@ -187,7 +201,7 @@ def first_state(
     optimizer = optim.make_optimizer(
         optax.constant_schedule(0.0), config.optimizer.l2, config.optimizer.clip_norm
     )
-    balance = balancing.make_balancing(config.balancing, [task.name for task in tasks], 1)
+    balance = balancing.from_config(config, tasks, steps_per_epoch=1)
     return steps.first_state(variables, optimizer, balance, config.seed)
 
 

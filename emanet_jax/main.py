@@ -9,7 +9,14 @@ together if each of them is started like this; their workdir must be on a disk t
 
     python -m emanet_jax.main ... --distributed=auto            # Cloud TPU, Slurm, Kubernetes
     python -m emanet_jax.main ... --coordinator=HOST0:1234 --process_count=2 --process_id=0
+
+What XLA has compiled is kept in .jax_cache beside the workdir, so that the same network starts at
+once the next time; JAX_COMPILATION_CACHE_DIR=FOLDER in the environment keeps it elsewhere, and
+JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
 """
+
+import os
+import pathlib
 
 from absl import flags
 
@@ -38,12 +45,22 @@ def _command() -> None:
     from emanet_jax import parallel
 
     parallel.connect(*join)
+    _keep_compiled(_WORKDIR.value)
     from emanet_jax import train
 
     if _MODE.value == "train":
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     else:
         train.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
+
+
+def _keep_compiled(directory: str) -> None:
+    """Has JAX keep compiled programs beside a workdir, unless the environment says where."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and "://" not in directory:
+        folder = pathlib.Path(directory).expanduser().absolute().parent / ".jax_cache"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 if __name__ == "__main__":

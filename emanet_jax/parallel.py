@@ -91,12 +91,16 @@ def on_first(action: Callable[[], Any]) -> Any:
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """What XLA should do differently on this kind of device, for `jax.jit(compiler_options=...)`.
 
-    On CPUs: leave convolutions to XLA itself. The kernel gradients of the library that it calls by
-    default take 2 to 6 times as long, and EMA-Net's training step 3 times the memory.
+    On CPUs: leave convolutions to XLA itself, since those of the library that it calls by default
+    take EMA-Net's training step 3 times the memory; and do not rewrite every sum as a tree of
+    sums, which is slow to compile and to run, and there are thousands: norms, losses.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    return {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+        "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    }
 
 
 def make_mesh(rows: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

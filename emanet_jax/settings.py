@@ -11,7 +11,7 @@ from emanet_jax.errors import UserError
 LARGEST_SIDE = 16384  # pixels of an image, so that a slip does not fill the memory
 
 # Dictionaries whose keys each config chooses itself.
-FREE = ("task_weights", "model.overrides")
+FREE = ("task_weights", "model.overrides", "balancing_settings")
 
 
 class Rule(NamedTuple):
@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "accumulate": _COUNT,
     "max_bad_steps": _COUNT,
     "panel_images": _COUNT,
+    "panel_every_steps": _between(0, 10**9),
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep_latest": _COUNT,
     "checkpoint.keep_best": _COUNT,

@@ -15,7 +15,7 @@ from flax import struct
 from jax import Array
 
 from emanet_jax.balancing import Balancing
-from emanet_jax.gradients import gradients, scalars_of
+from emanet_jax.gradients import gradients, in_order, losses_after, scalars_of
 from emanet_jax.metrics import Sums
 from emanet_jax.tasks import Task
 
@@ -64,7 +64,10 @@ def first_state(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        balancing={"trained": balancing.trained, "memory": balancing.memory},
+        balancing={
+            "trained": balancing.trained,
+            "memory": balancing.memory(variables["params"]),
+        },
         opt_state=optimizer.init((variables["params"], balancing.trained)),
         rng=jax.random.key_data(dropout_key),
         bad_in_row=jnp.zeros((), jnp.int32),
@@ -90,6 +93,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     statistics: str,
     accumulate: int = 1,
+    task_gradients: str = "looped",
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update; none where a number is not finite: then only `step` and the counts move.
 
@@ -106,32 +110,31 @@ def train_step(
             losses are means over the valid pixels of the whole batch all the same; what else is
             taken from a batch, batch norms' statistics and the share of positives that balances
             saliency, is taken from each micro-batch.
+        task_gradients: how methods on gradients take each task's, a name of `sharing.PASSES`.
 
     Returns:
-        The next state, and scalars: loss, loss_TASK, loss_TASK_auxiliary (before task weights),
-        weight_TASK (where weights change), grad_norm, param_norm (of the updated parameters), and
-        the next state's bad_in_row and skipped.
+        The next state, and scalars: those of `gradients.scalars_of`, param_norm (of the updated
+        parameters), and the next state's bad_in_row and skipped.
     """
-    trained, memory = (state.params, state.balancing["trained"]), state.balancing["memory"]
-    found = gradients(
-        state,
-        {**batch, "image": normalise(batch["image"], statistics)},
-        model=model,
-        tasks=tasks,
-        weights=weights,
-        balancing=balancing,
-        accumulate=accumulate,
-    )
+    trained = (state.params, state.balancing["trained"])
+    batch = {**batch, "image": normalise(batch["image"], statistics)}
+    network = {
+        "model": model,
+        "tasks": tasks,
+        "weights": weights,
+        "balancing": balancing,
+        "accumulate": accumulate,
+    }
+    found = gradients(state, batch, task_gradients=task_gradients, **network)
     updates, opt_state = optimizer.update(found.slopes, state.opt_state, trained)
     params, balance = optax.apply_updates(trained, updates)
-    scalars = {
-        **scalars_of(found),
-        **{f"weight_{name}": x for name, x in balancing.weights(trained[1], memory).items()},
-        "param_norm": optax.tree.norm((params, balance)),
-    }
-    norms = (*scalars.values(), optax.tree.norm(found.batch_stats))
+    memory = found.memory
+    if balancing.look_back:
+        before = in_order(found.losses, [task.name for task in tasks])
+        memory = balancing.look_back(before, losses_after(state, params, batch, **network), memory)
+    scalars = {**scalars_of(found), "param_norm": optax.tree.norm((params, balance))}
+    norms = (*scalars.values(), optax.tree.norm(found.batch_stats), optax.tree.norm(memory))
     good = jnp.isfinite(jnp.stack(norms)).all()
-    memory = balancing.remember(found.losses.weighted, memory)
     updated = {
         "params": params,
         "batch_stats": found.batch_stats,

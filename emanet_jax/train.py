@@ -1,8 +1,10 @@
 """The only training loop, and the evaluation that it shares with `--mode=eval`."""
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +25,27 @@ from emanet_jax.stop import Stopped, StopSignal
 from emanet_jax.tasks import Task
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation finds.
+
+    Attributes:
+        values: {"task/metric": value} over all batches.
+        sums: {task: its metric's sums over all batches}, on the host; host metrics left out.
+        first: the first batch, with its predictions.
+    """
+
+    values: dict[str, float]
+    sums: dict[str, metrics.Sums]
+    first: dict[str, Any]
+
+
 def evaluate(
     experiment: Experiment,
     state: steps.TrainState,
     batches: Iterable[Mapping[str, Any]],
     host_metrics: bool = True,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics {"task/metric": value} over all batches, and the first batch with predictions.
+) -> Evaluation:
+    """Metrics over all batches.
 
     `host_metrics` says whether to add the metrics that need the host, which take their time.
     """
@@ -52,7 +68,7 @@ def evaluate(
         if task.name in sums
         for name, value in sums[task.name].compute().items()
     }
-    return values, multihost_utils.process_allgather(first, tiled=True)
+    return Evaluation(values, totals[0], multihost_utils.process_allgather(first, tiled=True))
 
 
 def _host_sums(
@@ -95,13 +111,30 @@ def evaluate_split(
     state: steps.TrainState,
     last: bool = True,
     until: Callable[[Iterable[Any]], Iterator[Any]] = iter,
-) -> tuple[dict[str, float], np.ndarray]:
+) -> tuple[Evaluation, np.ndarray]:
     """Metrics over the whole evaluation split, and the panel of its first images.
 
     `last` is False at the evaluations before a training's end; `until`, such as `StopSignal.until`,
     may end the reading of the batches with an error.
     """
-    batches = pipeline.eval_batches(
+    host_metrics = wants_host_metrics(config.host_metrics, last)
+    found = evaluate(experiment, state, until(_eval_batches(config, experiment)), host_metrics)
+    return found, make_panel(found.first, experiment.tasks, config.panel_images)
+
+
+def panel_between(
+    config: ml_collections.ConfigDict, experiment: Experiment, state: steps.TrainState
+) -> np.ndarray:
+    """The panel of an evaluation, without the rest of it."""
+    with contextlib.closing(_eval_batches(config, experiment)) as batches:
+        found = evaluate(experiment, state, itertools.islice(batches, 1), host_metrics=False)
+    return make_panel(found.first, experiment.tasks, config.panel_images)
+
+
+def _eval_batches(
+    config: ml_collections.ConfigDict, experiment: Experiment
+) -> Iterator[pipeline.Batch]:
+    return pipeline.eval_batches(
         experiment.val_source,
         experiment.tasks,
         batch_size=config.eval_batch_size,
@@ -110,9 +143,6 @@ def evaluate_split(
         process_count=jax.process_count(),
         threads=config.data.threads,
     )
-    host_metrics = wants_host_metrics(config.host_metrics, last)
-    values, first = evaluate(experiment, state, until(batches), host_metrics)
-    return values, make_panel(first, experiment.tasks, config.panel_images)
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathLike) -> None:
@@ -126,7 +156,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
         UserError: the config or the data has a fault, or the directory holds another run, is in use
             or cannot be written.
     """
-    directory = epath.Path(directory).absolute()
+    directory = workdir.absolute(directory)
     experiment = make_experiment(config)
     # Before the workdir is made, so that a fault in pretrained weights leaves none behind.
     fresh = parallel.on_first(lambda: _check_workdir(directory, config))
@@ -146,7 +176,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
             say(f"Going on from {checkpoints.path(latest)}.")
         _describe(config, directory, state)
         if jax.process_index() == 0:
-            environment.record(directory, config, start)
+            environment.record(directory, config, start, experiment.total_steps)
         with (
             logs.TrainLog(config, experiment, directory, start) as log,
             pipeline.train_batches(
@@ -163,6 +193,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
                 state, scalars = experiment.train_step(state, batch)
                 rows = log.step(step, scalars)
                 bad_steps.watch(rows, config.max_bad_steps, experiment, state, directory)
+                every = config.panel_every_steps
+                if every and step % every == 0 and not experiment.evaluates(step):
+                    log.panel(step, panel_between(config, experiment, state))
                 if not after(step, state):
                     return
         checkpoints.wait()
@@ -193,14 +226,14 @@ def _after_step(
     """
     total = experiment.total_steps
     stopped = False
-    if step % experiment.eval_every == 0 or step == total:
+    if experiment.evaluates(step):
         try:
-            values, panel = evaluate_split(config, experiment, state, step == total, stop.until)
+            found, panel = evaluate_split(config, experiment, state, step == total, stop.until)
         except Stopped:
             stopped = True
         else:
-            log.evaluation(step, values, panel)
-            checkpoints.save(state, step, values)
+            log.evaluation(step, found.values, found.sums, panel)
+            checkpoints.save(state, step, found.values)
     elif step % config.checkpoint.every_steps == 0:
         checkpoints.save(state, step)
     if stopped or (stop.reached() and step < total):
@@ -240,14 +273,14 @@ def evaluate_workdir(directory: epath.PathLike, which: Literal["best", "latest"]
     Raises:
         UserError: the directory holds no run or no checkpoint.
     """
-    directory = epath.Path(directory).absolute()
+    directory = workdir.absolute(directory)
     config = workdir.load_config(directory)
     experiment = make_experiment(config)
     with open_checkpoints(config, directory, experiment.score, read_only=True) as checkpoints:
         step = checkpoints.choose(which)
         state, _ = checkpoints.restore(step, experiment.abstract_state())
-        values, _ = evaluate_split(config, experiment, state)
-    say(logs.table({f"step {step}": values}))
+        found, _ = evaluate_split(config, experiment, state)
+    say(logs.table({f"step {step}": found.values}))
     say(f"checkpoint: {checkpoints.path(step)}")
 
 

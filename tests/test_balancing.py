@@ -1,4 +1,4 @@
-"""How losses are balanced, against each method's formula worked out by hand."""
+"""Methods on losses, against each one's formula worked out by hand, and its invariances."""
 
 import jax
 import jax.numpy as jnp
@@ -7,69 +7,189 @@ import pytest
 
 from emanet_jax import balancing
 from emanet_jax.errors import UserError
-from tests.helpers import TASKS, random_batch, tiny_model, tiny_training
 
-NAMES = ("semseg", "depth")
-
-
-def losses(semseg, depth):
-    return {"semseg": jnp.float32(semseg), "depth": jnp.float32(depth)}
+NAMES = ("semseg", "depth", "normals")
+KEY = jax.random.key(3)
+LOSSES = np.array([2.0, 3.0, 0.5], np.float32)
+SCALES = np.array([10.0, 0.1, 3.0], np.float32)
 
 
-def test_fixed_is_the_sum():
-    method = balancing.make_balancing("fixed", NAMES, 10)
-    assert method.total(losses(2, 3), method.trained, method.memory) == 5
+def make(name, steps_per_epoch=2, **settings):
+    method = balancing.make_balancing(name, NAMES, steps_per_epoch, settings)
+    return method, method.memory({})
+
+
+def weights(method, losses, memory, trained=None, key=KEY):
+    trained = method.trained if trained is None else trained
+    return np.asarray(jax.grad(method.total)(jnp.asarray(losses), trained, memory, key))
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+@pytest.mark.parametrize("name, weighs", [("equal", False), ("fixed", True)])
+def test_equal_and_fixed_are_the_sum(name, weighs):
+    method, memory = make(name)
+    assert method.total(LOSSES, {}, memory, KEY) == 5.5
+    assert method.task_weights is weighs
 
 
 def test_uncertainty_is_its_formula_and_finds_the_logarithm_of_the_loss():
-    method = balancing.make_balancing("uncertainty", NAMES, 10)
-    start = 2 * np.exp(0.5) / 2 - 0.25 + 3 * np.exp(0.5) / 2 - 0.25
+    method, memory = make("uncertainty")
     total = jax.value_and_grad(method.total, argnums=1)
-    value, slopes = total(losses(2, 3), method.trained, method.memory)
-    assert float(value) == pytest.approx(start)
-    # The derivative, -L exp(-s)/2 + 1/2, is zero where s = log L.
-    assert float(slopes["depth"]) == pytest.approx(-3 * np.exp(0.5) / 2 + 0.5)
-    best = {"semseg": jnp.log(2.0), "depth": jnp.log(3.0)}
-    _, slopes = total(losses(2, 3), best, method.memory)
-    assert np.allclose(list(slopes.values()), 0, atol=1e-6)
+    value, slopes = total(LOSSES, method.trained, memory, KEY)
+    assert float(value) == pytest.approx((LOSSES * np.exp(0.5) / 2 - 0.25).sum())
+    np.testing.assert_allclose(slopes, -LOSSES * np.exp(0.5) / 2 + 0.5, rtol=1e-6)
+    _, slopes = total(LOSSES, jnp.log(LOSSES), memory, KEY)
+    np.testing.assert_allclose(slopes, 0, atol=1e-6)
 
 
-def test_dwa_weighs_by_the_last_two_epochs():
-    method = balancing.make_balancing("dwa", NAMES, 2)
-    memory, weights = method.memory, []
+def test_imtl_l_is_its_formula_and_makes_scaled_losses_one():
+    method, memory = make("imtl_l")
+    s = np.array([0.5, -1.0, 0.2], np.float32)
+    value = method.total(LOSSES, s, memory, KEY)
+    assert float(value) == pytest.approx((LOSSES * np.exp(s) - s).sum())
+    np.testing.assert_allclose(weights(method, LOSSES, memory, s), np.exp(s), rtol=1e-6)
+    slopes = jax.grad(method.total, argnums=1)(LOSSES, -jnp.log(LOSSES), memory, KEY)
+    np.testing.assert_allclose(slopes, 0, atol=1e-6)
+    np.testing.assert_array_equal(method.trained, np.zeros(3))
+
+
+@pytest.mark.parametrize("temperature", [2.0, 0.5])
+def test_dwa_weighs_by_the_last_two_epochs(temperature):
+    method, memory = make("dwa", temperature=temperature)
+    found = []
     for step in [(4, 1), (2, 3), (1, 2), (2, 2), (1, 1), (5, 5)]:  # epochs of two steps
-        weights.append(np.array(list(method.weights({}, memory).values())))
-        memory = method.remember(losses(*step), memory)
-    np.testing.assert_array_equal(weights[:4], np.ones((4, 2)))
-    ratio = np.array([1.5 / 3, 2.0 / 2])  # second epoch's mean over the first's
-    expected = 2 * np.exp(ratio / 2) / np.exp(ratio / 2).sum()
-    np.testing.assert_allclose(weights[4:], [expected, expected], rtol=1e-6)
-    third = np.array([3 / 1.5, 3 / 2])
-    after = np.array(list(method.weights({}, memory).values()))
-    np.testing.assert_allclose(after, 2 * np.exp(third / 2) / np.exp(third / 2).sum(), rtol=1e-6)
-    total = method.total(losses(1, 10), {}, memory)
-    assert float(total) == pytest.approx(after @ [1, 10], rel=1e-6)
+        losses = np.array([*step, 1], np.float32)
+        found.append(weights(method, losses, memory))
+        memory = method.remember(losses, memory)
+    np.testing.assert_array_equal(found[:4], np.ones((4, 3)))
+    ratio = np.array([1.5 / 3, 2.0 / 2, 1])  # second epoch's mean over the first's
+    expected = 3 * softmax(ratio / temperature)
+    np.testing.assert_allclose(found[4:], [expected, expected], rtol=1e-6)
+    third = np.array([3 / 1.5, 3 / 2, 1])
+    np.testing.assert_allclose(
+        weights(method, LOSSES, memory), 3 * softmax(third / temperature), rtol=1e-6
+    )
 
 
-@pytest.mark.parametrize("method", sorted(balancing.METHODS.keys() - {"fixed"}))
-def test_every_method_trains_a_network(method):
-    state, step = tiny_training(tiny_model("hps", "segnet_tiny"), method=method)
-    step = jax.jit(step)
-    before = jax.device_get(state.balancing)
-    for seed in range(5):
-        state, scalars = step(state, random_batch(2, seed))
-        assert np.isfinite(scalars["loss"])
-    moved = [
-        not np.array_equal(a, b)
-        for a, b in zip(
-            jax.tree.leaves(before), jax.tree.leaves(jax.device_get(state.balancing)), strict=True
+def test_rlw_draws_weights_that_sum_to_one():
+    method, memory = make("rlw")
+    draws = np.array([weights(method, LOSSES, memory, key=jax.random.key(i)) for i in range(300)])
+    np.testing.assert_allclose(draws.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(draws.mean(axis=0), 1 / 3, atol=0.05)
+    # The logarithms of the ratios are differences of normal numbers: deviation sqrt(2).
+    assert np.log(draws[:, 0] / draws[:, 1]).std() == pytest.approx(2**0.5, abs=0.15)
+
+
+def test_gls_is_the_geometric_mean():
+    method, memory = make("gls")
+    mean = (2.0 * 3.0 * 0.5) ** (1 / 3)
+    assert float(method.total(LOSSES, {}, memory, KEY)) == pytest.approx(mean)
+    np.testing.assert_allclose(weights(method, LOSSES, memory), mean / (3 * LOSSES), rtol=1e-6)
+
+
+def test_stch_is_a_soft_maximum_of_what_is_left_of_the_losses():
+    method, memory = make("stch", mu=0.5)
+    warm = []
+    for scale in (1.5, 0.5):  # the first epoch: its mean is LOSSES
+        warm.append(weights(method, scale * LOSSES, memory))
+        memory = method.remember(scale * LOSSES, memory)
+    np.testing.assert_allclose(warm, [1 / (1.5 * LOSSES), 1 / (0.5 * LOSSES)], rtol=1e-6)
+    share = np.array([0.5, 0.8, 0.7], np.float32)
+    total = 3 * 0.5 * np.log((share**2).sum())
+    for _ in range(2):  # later epochs change nothing
+        assert float(method.total(share * LOSSES, {}, memory, KEY)) == pytest.approx(total)
+        memory = method.remember(share * LOSSES, memory)
+    hard, _ = make("stch", mu=0.01)
+    found = weights(hard, share * LOSSES, memory) * share * LOSSES
+    np.testing.assert_allclose(found, [0, 3, 0], atol=1e-4)
+
+
+def test_famo_follows_its_recursion():
+    method, xi = make("famo", rate=0.1, decay=0.01)
+    expected, before = np.zeros(3), LOSSES.astype(float)
+    for factor in ([0.9, 0.7, 1.1], [0.8, 1.0, 0.9], [0.5, 0.9, 0.95]):
+        z = softmax(expected)
+        slopes = z / before / (z / before).sum()
+        np.testing.assert_allclose(weights(method, before, xi), slopes, rtol=1e-5)
+        after = before * factor
+        xi = method.look_back(jnp.asarray(before), jnp.asarray(after), xi)
+        jacobian = np.diag(z) - np.outer(z, z)
+        expected = expected - 0.1 * (jacobian @ -np.log(factor) + 0.01 * expected)
+        np.testing.assert_allclose(xi, expected, rtol=1e-4, atol=1e-7)
+        before = after
+    # The task that fell least weighs most.
+    assert np.argmax(xi) == 2 and np.argmin(xi) == 0
+
+
+def after_steps(name, scale):
+    """The weights times the scales: what a task's own gradient counts for, after some steps."""
+    method, memory = make(name)
+    for step in range(5):
+        losses = LOSSES * (1 - 0.1 * step * np.array([1, 0.5, 0.2], np.float32)) * scale
+        memory = method.remember(losses, memory)
+        if method.look_back:
+            memory = method.look_back(losses, losses * np.array([0.9, 0.8, 1.0]), memory)
+    return weights(method, LOSSES * scale, memory) * scale
+
+
+@pytest.mark.parametrize("name", ["gls", "stch", "famo"])
+def test_scaling_a_loss_changes_no_direction(name):
+    plain, scaled = (x / x.sum() for x in (after_steps(name, 1), after_steps(name, SCALES)))
+    np.testing.assert_allclose(plain, scaled, rtol=1e-4)
+
+
+def test_scaling_a_loss_changes_no_weight_of_dwa():
+    plain, scaled = after_steps("dwa", 1), after_steps("dwa", SCALES) / SCALES
+    np.testing.assert_allclose(plain, scaled, rtol=1e-5)
+    assert plain.max() > 1.05 * plain.min()
+
+
+@pytest.mark.parametrize("name", balancing.LOSSES)
+def test_affine_methods_are_those_whose_weights_do_not_see_the_losses(name):
+    method, memory = make(name)
+    memory = method.remember(LOSSES, method.remember(LOSSES, memory))
+    same = np.allclose(weights(method, LOSSES, memory), weights(method, 2 * LOSSES[::-1], memory))
+    assert same == method.affine
+
+
+@pytest.mark.parametrize("name", balancing.LOSSES)
+@pytest.mark.parametrize("losses", [[2, 0, 0.5], [0, 0, 0]])
+def test_tasks_without_a_valid_pixel_leave_finite_weights(name, losses):
+    method, memory = make(name)
+    losses = np.array(losses, np.float32)
+    for _ in range(5):
+        found = weights(method, losses, memory)
+        assert np.isfinite(found).all() and np.isfinite(
+            method.total(losses, method.trained, memory, KEY)
         )
-    ]
-    assert any(moved)
-    logged = {key for key in scalars if key.startswith("weight_")}
-    assert logged == {f"weight_{task.name}" for task in TASKS}
+        memory = method.remember(losses, memory)
+        if method.look_back:
+            memory = method.look_back(losses, losses * 0.9, memory)
+    if losses.any():
+        assert (found[[0, 2]] > 0).all()
 
 
-def test_unknown_method_is_said():
-    with pytest.raises(UserError, match=r"config\.balancing is 'mean'; known methods: fixed, unc"):
+def test_unknown_methods_and_settings_are_said():
+    with pytest.raises(UserError, match=r"config\.balancing is 'mean'; known methods: equal, fix"):
         balancing.make_balancing("mean", NAMES, 10)
+    with pytest.raises(UserError, match=r"has .radius., which dwa does not know.*: temperature\."):
+        make("dwa", radius=0.5)
+    with pytest.raises(UserError, match=r"which pcgrad does not know; its settings: none\."):
+        make("pcgrad", radius=0.5)
+    for name, key, value, words in [
+        ("cagrad", "radius", 1.0, "at least 0 and below 1"),
+        ("cagrad", "radius", "0.4", "at least 0 and below 1"),
+        ("dwa", "temperature", 0, "positive and finite"),
+        ("famo", "decay", -1.0, "finite and at least 0"),
+        ("stch", "warmup_epochs", float("inf"), "finite and at least 0"),
+    ]:
+        with pytest.raises(UserError, match=rf"config\.balancing_settings\.{key} is .*{words}\."):
+            make(name, **{key: value})
+
+
+@pytest.mark.parametrize("name", balancing.METHODS)
+def test_every_setting_has_a_range_that_its_default_is_in(name):
+    balancing.make_balancing(name, NAMES, 2, balancing.settings_of(name))

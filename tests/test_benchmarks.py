@@ -5,10 +5,24 @@ import math
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import cityscapes_step, ctal, ctal_report, input_pipeline, memory
+from benchmarks import (
+    balancing,
+    cityscapes_step,
+    ctal,
+    ctal_report,
+    input_pipeline,
+    longest,
+    memory,
+    steps_measured,
+)
+from emanet_jax import models
 from emanet_jax.models.affinity import IMPLEMENTATIONS
+from tests import tiny
+from tests.commands import CHEAP
 from tests.conftest import ROOT
 from tests.test_imports import HEAVY
 
@@ -82,12 +96,26 @@ def test_input_pipeline_refuses_what_it_does_not_know(flag, capsys):
 
 
 def test_benchmarks_import_without_tensorflow():
-    modules = "benchmarks.ctal, benchmarks.cityscapes_step, benchmarks.input_pipeline"
+    names = ("ctal", "cityscapes_step", "input_pipeline", "steps_measured", "train_step")
+    modules = ", ".join(f"benchmarks.{name}" for name in names)
     code = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_balancing_measures_methods_beside_equal_weights(tmp_path, capsys):
+    sizes = ["--network=hps", "--backbone=segnet_tiny", "--image_size=32,32", "--rounds=1"]
+    equal, mgda = balancing.main([*sizes, "--methods=mgda", f"--out={tmp_path}"])
+    assert (equal.method, equal.temporaries_ratio, mgda.method) == ("equal", 1, "mgda")
+    assert mgda.gflop > equal.gflop and mgda.step_ratio > 0
+    with (tmp_path / "balancing.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["equal", "mgda"]
+    with pytest.raises(SystemExit):
+        balancing.main(["--methods=mean"])
+    assert "--methods" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -97,3 +125,69 @@ def test_micro_batches_take_less_memory(capsys):
     assert 0 < parts.temporaries_mib < 0.7 * whole.temporaries_mib
     assert (whole.remat, whole.accumulate, parts.accumulate) == ("blocks", 1, 4)
     assert "temporaries" in capsys.readouterr().out
+
+
+def test_steps_are_measured_and_traced(tmp_path):
+    config = tiny.get_config("model=hps,backbone=segnet_tiny").unlock()
+    config.tasks, config.model.overrides = ("depth",), {}
+    program = steps_measured.make_program(config.lock(), 4, "float32", "hps", "segnet_tiny")
+    row, lines = steps_measured.measure(program, "predict", 0.01, tmp_path)
+    assert row[:4] == ("hps", "float32", "predict", 4)
+    assert all(math.isfinite(x) and x > 0 for x in row[4:])
+    assert row.images_per_s == pytest.approx(4000 / row.step_ms)
+    assert row.tflops == pytest.approx(row.tflop / row.step_ms * 1000)
+    assert any("HardSharing/backbone/encoder/scale_0/unit1" in line for line in lines)
+    assert 2 < len(lines) <= 11
+
+    steps_measured.write_csv([row, row], tmp_path / "new" / "steps.csv")
+    with (tmp_path / "new" / "steps.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(x["tflop"]) for x in table] == [row.tflop] * 2
+
+
+def test_operations_in_loops_are_all_counted():
+    def run(x):
+        return jax.lax.scan(lambda total, _: (total @ x, None), x, length=5)[0]
+
+    assert steps_measured.operations(run, np.ones((8, 8), np.float32)) == 5 * 2 * 8**3
+
+
+def test_scopes_are_those_of_the_program():
+    program = """
+  %dot.3 = f32[2]{0} dot(%a, %b), metadata={op_name="jit(f)/Net/conv/dot_general" stack_frame_id=7}
+  ROOT %add = f32[] add(%a, %b)
+"""
+    assert longest.scopes(program) == {"dot.3": "jit(f)/Net/conv/dot_general"}
+
+
+def test_every_network_has_a_backbone_to_be_measured_on():
+    networks = steps_measured.usual_networks()
+    assert set(networks) == set(models.MODELS)
+    assert all(backbone in models.backbones_of(name) for name, backbone in networks.items())
+
+
+@pytest.mark.slow
+def test_train_step_prints_its_table(tmp_path):
+    command = [
+        *(sys.executable, "-m", "benchmarks.train_step", "--seconds=0.01", "--batch=4"),
+        *(flag for flag in CHEAP if "every_steps" not in flag),
+        *("--precision=float32,bfloat16", f"--csv={tmp_path / 'steps.csv'}"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "written:" in done.stdout
+    with (tmp_path / "steps.csv").open() as file:
+        table = [(x["precision"], x["phase"], float(x["tflop"])) for x in csv.DictReader(file)]
+    assert [x[:2] for x in table] == [
+        (precision, phase)
+        for precision in ("float32", "bfloat16")
+        for phase in ("train", "predict")
+    ]
+    assert table[0][2] > 2 * table[1][2]
+
+
+@pytest.mark.parametrize("flag", ["--precision=float16", "--phases=eval"])
+def test_train_step_refuses_what_it_does_not_know(flag):
+    command = [sys.executable, "-m", "benchmarks.train_step", "--config=tests/tiny.py", flag]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {flag} is unknown; choose from ")

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from configs import saved
-from emanet_jax import inference, replay, train, workdir
+from emanet_jax import findings, inference, train, workdir
 from emanet_jax.errors import UserError
 from tests import bucket, tiny
 from tests.commands import assert_same_metrics, assert_same_state, saved_steps
@@ -79,7 +79,7 @@ def test_a_bad_step_is_kept_on_a_bucket(folder, tmp_path):
         settings.max_bad_steps = 2
     with pytest.raises(UserError, match=f"replay --workdir={RUN}"):
         train.train_and_evaluate(settings, RUN)
-    found = replay.replay(RUN)
+    found = findings.replay(RUN)
     assert found.step == 2 and found.gradients and not found.batch
 
 

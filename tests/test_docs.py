@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import imageio
 import numpy as np
 import pytest
 from PIL import Image
@@ -151,6 +152,98 @@ def test_diffs_fit_the_code(block, tmp_path):
     shutil.copy(ROOT / path, tmp_path / path)
     apply_diff(tmp_path, block.text)
     compile((tmp_path / path).read_text(), path, "exec")
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+LOCAL = "./launch/local.sh"
+# What makes a documented training small.
+SMALL = (
+    "--config.model.backbone=hrnet_tiny",
+    "--config.model.overrides={'features': 16, 'distilled': 8}",
+    "--config.data.image_size=(32, 64)",
+    "--config.data.train_examples=8",
+    "--config.data.val_examples=4",
+    *("--config.batch_size=4", "--config.eval_batch_size=4", "--config.epochs=1.0"),
+    "--config.optimizer.warmup_steps=1",
+)
+BASH = [block for block in blocks() if block.language == "bash"]
+
+
+def test_every_way_to_need_something_is_known():
+    """A block that no reader can run as it stands says what it takes."""
+    assert {block.needs for block in BASH} == {
+        "",
+        "a browser",
+        "a published checkpoint, and the data set's files",
+        "half an hour",
+        "hardware",
+        "the data set's files",
+        "the files of the example above",
+    }
+
+
+@pytest.mark.parametrize("block", BASH, ids=name)
+def test_documented_flags_exist(block, extended):
+    """Every flag of every command, also of those that are not run here."""
+    for words in commands(block):
+        words = words[1:] if words[0] == LOCAL else words
+        if words[:2] == ["python", "-m"] and words[2].startswith("emanet_jax."):
+            code = (
+                "import runpy, sys; from emanet_jax import cli\n"
+                "cli.run = lambda command: cli._parse_flags(sys.argv)\n"
+                "sys.argv = sys.argv[1:]\n"
+                "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+            )
+            python(extended, "-c", code, *words[2:])
+
+
+def test_what_needs_nothing_runs(tmp_path):
+    """README.md and results.md from top to bottom, in a folder of its own, on a tiny network."""
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "a.jpg")
+    imageio.mimwrite(tmp_path / "walk.mp4", [pixels[:32, :64]] * 3, fps=5)
+    for folder in ("emanet_jax", "configs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    for block in [*of_page("README.md"), *of_page("results.md")]:
+        if block.language != "bash" or block.needs:
+            continue
+        for words in commands(block):
+            if words == [LOCAL, "pytest"]:  # that is what runs here
+                continue
+            assert words[:3] == [LOCAL, "python", "-m"], words
+            trains = words[3] == "emanet_jax.main" and any("--config=" in w for w in words)
+            python(tmp_path, *words[2:], *(SMALL if trains else ()))
+    expected = ["runs/quickstart/panel.png", "out/a.png", "out/a.npz", "out/walk.mp4"]
+    for path in [*expected, "report/report.html", "exported/metadata.json"]:
+        assert (tmp_path / path).stat().st_size > 0
+    (snippet,) = [b for b in of_page("results.md") if b.argument == "exported"]
+    python(tmp_path, "-c", snippet.text.replace("(2, 64, 96, 3)", "(2, 32, 64, 3)"))
+
+
+@pytest.mark.parametrize("block", [b for b in BASH if b.page.name == "clusters.md" and not b.needs])
+def test_dry_runs_of_clusters_run(block):
+    subprocess.run(["bash", "-euc", block.text], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_python_of_the_readme_runs(tmp_path):
+    """As it stands, but smaller."""
+    text = "".join(b.text for b in of_page("README.md") if b.language == "python")
+    for old, new in (("hrnet_w18", "resnet_tiny"), ("288, 384", "64, 96")):
+        assert old in text
+        text = text.replace(old, new)
+    python(ROOT, "-c", text)
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"`[^`\n]*`", "", page.read_text())
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
+        assert (page.parent / target).exists(), target
 
 
 # --- troubleshooting.md --------------------------------------------------------------------------

@@ -44,7 +44,10 @@ def finished(tmp_path_factory, data_dir):
     """A run that nobody disturbed: its directory and what it printed."""
     directory = tmp_path_factory.mktemp("finished") / "run"
     status, out, err = run(
-        "--config=tests/tiny.py", f"--workdir={directory}", f"--config.data.data_dir={data_dir}"
+        "--config=tests/tiny.py",
+        "--config.panel_every_steps=3",
+        f"--workdir={directory}",
+        f"--config.data.data_dir={data_dir}",
     )
     assert status == 0, err
     return directory, out
@@ -68,6 +71,11 @@ def test_a_run_shows_progress_and_leaves_everything(finished):
         assert panel.width > 7 * 200  # image, and a label and a prediction for three tasks
     results = json.loads((directory / workdir.RESULTS).read_text())
     assert results["step"] == STEPS and 0 <= results["semseg/miou_percent"] <= 100
+    by_class = json.loads((directory / workdir.PER_CLASS).read_text())["semseg/iou_percent"]
+    occurring = [x for x in by_class.values() if x is not None]
+    assert np.mean(occurring) == pytest.approx(results["semseg/miou_percent"])
+    (start,) = json.loads((directory / workdir.ENVIRONMENT).read_text())
+    assert (start["step"], start["total_steps"]) == (0, STEPS)
     assert json.loads((directory / workdir.CONFIG).read_text())["batch_size"] == 4
     assert "kernel" in (directory / workdir.PARAMETERS).read_text()
     assert list((directory / workdir.TENSORBOARD).glob("events.out.tfevents.*"))
@@ -87,9 +95,14 @@ def test_tensorboard_holds_scalars_pictures_and_hyperparameters(finished):
     accumulator = EventAccumulator(str(finished[0] / workdir.TENSORBOARD), {"tensors": 0})
     accumulator.Reload()
     tags = accumulator.Tags()["tensors"]
-    for tag in ("train/loss", "train/learning_rate", "eval/depth/rmse_m", "steps_per_sec"):
+    for tag in ("loss/total", "loss/depth", "optimizer/learning_rate", "optimizer/grad_norm"):
         assert tag in tags
-    assert "panel" in tags
+    for tag in ("depth/rmse_m", "speed/images_per_second", "speed/steps_per_second"):
+        assert tag in tags
+    for tag in ("semseg/confusion_matrix", "semseg/iou_percent_by_class"):
+        assert [event.step for event in accumulator.Tensors(tag)] == [4, 8, 12]
+    panels = accumulator.Tensors("at_a_glance/panel")  # every 3 steps, and at evaluations
+    assert [event.step for event in panels] == [3, 4, 6, 8, 9, 12]
     summary = accumulator.SummaryMetadata("_hparams_/session_start_info")
     assert b"model.name" in summary.plugin_data.content
 
@@ -222,7 +235,7 @@ WRONG_CONFIGS = {
     "variant": ({"model.variant": "new"}, "unknown variant 'new'; choose from"),
     "task": ({"tasks": ("semseg", "sky")}, "choose one or more of semseg, depth, normals"),
     "task weight": ({"task_weights": {"semseg": 1.0}}, "no weight for task 'depth'"),
-    "balancing": ({"balancing": "mean"}, "known methods: fixed, uncertainty, dwa"),
+    "balancing": ({"balancing": "mean"}, "known methods: equal, fixed, uncertainty, "),
     "data set": ({"data.dataset": "mars"}, "data set 'mars'"),
     "classes": ({"data.classes": 40}, "config.data.classes is 40 but synthrooms has 13 classes"),
     "host metrics": ({"host_metrics": "now"}, "config.host_metrics is 'now'; it must be one of"),

@@ -73,12 +73,21 @@ def with_infinite_depth(batch):
     return batch
 
 
-@pytest.mark.parametrize("method", balancing.METHODS)
+# In every run one of each kind: a trained factor, remembered losses, losses of after the step,
+# remembered gradients.
+KINDS = ("fixed", "uncertainty", "dwa", "famo", "db_mtl")
+METHODS = [
+    pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow)
+    for name in balancing.METHODS
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_bad_step_changes_nothing_but_counts(method):
     start, step = training(Linear(), method)
     one, _ = step(start, random_batch(4))
     bad, scalars = step(one, with_infinite_depth(random_batch(4, 1)))
-    assert np.isinf(scalars["loss"]) and np.isinf(scalars["loss_depth"])
+    assert not np.isfinite(scalars["loss"]) and np.isinf(scalars["loss_depth"])
     assert np.isfinite(scalars["loss_semseg"])
     assert equal(kept(bad), kept(one)) and not equal(kept(one), kept(start))
     assert (bad.step, bad.bad_in_row, bad.skipped) == (2, 1, 1)
@@ -150,7 +159,7 @@ def uneven_batch(b):
     return batch
 
 
-@pytest.mark.parametrize("method", balancing.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_add_up_to_the_batch(method, accumulate):
     with jax.enable_x64(True):
@@ -166,7 +175,7 @@ def test_micro_batches_add_up_to_the_batch(method, accumulate):
         turned = jax.tree.map(lambda x: x[::-1], batch)
         other, _ = parts(start, turned)
     for name, value in expected_scalars.items():
-        assert float(scalars[name]) == pytest.approx(float(value), rel=1e-12), name
+        assert float(scalars[name]) == pytest.approx(float(value), rel=1e-10), name
     for tree in (end, other):
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(tree), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from emanet_jax import bad_steps, replay, train, workdir
+from emanet_jax import bad_steps, findings, train, workdir
 from emanet_jax.errors import UserError
 from emanet_jax.experiment import make_experiment
 from tests import tiny
@@ -75,7 +75,7 @@ def test_the_kept_step_is_the_last_one(config, stopped):
 
 
 def test_replay_repeats_the_losses(stopped, capsys):
-    found = replay.replay(stopped[0])
+    found = findings.replay(stopped[0])
     row = json.loads((stopped[0] / workdir.BAD_STEPS).read_text().splitlines()[-1])
     assert found.step == row["step"] == 4
     assert set(found.scalars) <= set(row)
@@ -83,7 +83,9 @@ def test_replay_repeats_the_losses(stopped, capsys):
         assert value == pytest.approx(float(row[name]), rel=1e-4, nan_ok=True), name
     assert not found.batch and not found.modules  # only the weight is at fault
     assert any(name.startswith("head_depth/") for name in found.gradients)
-    assert "gradients:" in replay.report(found) and "modules:    all finite" in replay.report(found)
+    assert "gradients:" in findings.report(found) and "modules:    all finite" in findings.report(
+        found
+    )
 
 
 def test_replay_names_what_is_not_finite_first(config, stopped, tmp_path):
@@ -95,20 +97,20 @@ def test_replay_names_what_is_not_finite_first(config, stopped, tmp_path):
     state.params["backbone"]["layer1_0"]["unit2"]["conv"]["kernel"][0, 0, 0, 0] = np.inf
     batch["labels"]["normals"][1, 2, 3] = np.nan
     bad_steps.save(directory, state, 7, batch)
-    found = replay.replay(directory)
+    found = findings.replay(directory)
     assert found.step == 7 and found.batch == ["labels/normals"]
     assert found.modules[:2] == ["backbone/layer1_0/unit2/conv", "backbone/layer1_0/unit2/bn"]
     assert found.modules[-1] == "the network" and "backbone/stem1" not in found.modules
-    assert "backbone/layer1_0/unit2/conv and" in replay.report(found)
+    assert "backbone/layer1_0/unit2/conv and" in findings.report(found)
 
 
 def test_a_run_without_a_bad_step_is_said(config, tmp_path):
     directory = epath.Path(tmp_path)
     workdir.write(directory / workdir.CONFIG, workdir.to_json(config))
     with pytest.raises(UserError, match=r"bad_step does not exist"):
-        replay.replay(directory)
+        findings.replay(directory)
     with pytest.raises(UserError, match=r"holds no run"):
-        replay.replay(directory / "nowhere")
+        findings.replay(directory / "nowhere")
 
 
 def test_a_run_that_recovers_goes_on(tmp_path, capsys):

@@ -42,6 +42,11 @@ def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
     from emanet_jax.data import store  # imports TFDS
 
     spec = specs.spec_for(data)
+    if "://" in data.data_dir:
+        raise UserError(
+            f"config.data.data_dir is {data.data_dir}, but records are read from a disk: give a "
+            "folder, such as one where the bucket is mounted."
+        )
     return store.build(lambda: spec.builder(data), Path(data.data_dir).expanduser() / spec.name)
 
 

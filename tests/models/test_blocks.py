@@ -80,6 +80,28 @@ def test_batch_norm_keeps_the_unbiased_variance():
     np.testing.assert_allclose(y, 2 * (x - mean) / np.sqrt(var + 1e-5) + 1, atol=1e-5)
 
 
+def test_batch_norms_gradient_is_that_of_its_formula():
+    r = np.random.default_rng(0)
+    x, scale, bias, slope = (r.standard_normal(s) for s in ((2, 3, 4, 5), 5, 5, (2, 3, 4, 5)))
+
+    def formula(x, scale, bias):
+        mean = x.mean((0, 1, 2))
+        var = jnp.square(x - mean).mean((0, 1, 2))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+    def layer(x, scale, bias):
+        stats = {"mean": jnp.zeros(5), "var": jnp.ones(5)}
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+        return BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])[0]
+
+    with jax.enable_x64(True):
+        expected, theirs = jax.vjp(formula, x, scale, bias)
+        y, ours = jax.vjp(layer, x, scale, bias)
+        np.testing.assert_allclose(y, expected, atol=1e-12)
+        for a, b in zip(ours(slope), theirs(slope), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-12)
+
+
 def test_batch_norm_of_one_pixel_is_finite():
     x = random(1, 1, 1, 3)
     norm = BatchNorm(train=True)

@@ -1,0 +1,234 @@
+"""A config's network as compiled steps, and what they take: the rows of `train_step`'s table."""
+
+import csv
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from benchmarks.cityscapes_step import random_batch
+from benchmarks.longest import longest_operations
+from benchmarks.peaks import peak_tflops
+from benchmarks.timing import seconds
+from configs.common import USUAL_BACKBONES
+from emanet_jax import balancing, models, optim, parallel, settings, steps
+from emanet_jax.models.remat import rematerialised
+from emanet_jax.tasks import tasks_for
+
+
+class Program(NamedTuple):
+    """What is measured: functions of a state and a batch."""
+
+    network: str
+    precision: str
+    batch_size: int
+    phases: Mapping[str, Callable]  # {"train", "predict"}: (state, batch) to what comes back
+    create: Callable[[], steps.TrainState]
+    batch: Any  # {"image", "labels", "mask"}, on the host
+    mesh: jax.sharding.Mesh
+
+
+class Row(NamedTuple):
+    """A line of the table; times are the shortest that were seen."""
+
+    network: str
+    precision: str
+    phase: str
+    batch: int
+    compile_s: float
+    step_ms: float
+    images_per_s: float
+    tflop: float  # of a step on all devices
+    tflops: float  # 1e12 operations a second
+    peak_share: float
+    memory_mib: float  # of a device: arguments, results and temporaries
+
+
+HEADER = (
+    f"{'':12} {'precision':9} {'':8} {'compile':>8} {'a step':>11} {'images/s':>9} {'TFLOP':>7} "
+    f"{'TFLOP/s':>8} {'of peak':>8} {'memory':>11}"
+)
+
+
+def line(row: Row) -> str:
+    """The row as it is printed under HEADER."""
+    return (
+        f"{row.network:12} {row.precision:9} {row.phase:8} {row.compile_s:6.1f} s "
+        f"{row.step_ms:8.1f} ms {row.images_per_s:9.2f} {row.tflop:7.3f} {row.tflops:8.3f} "
+        f"{row.peak_share:8.1%} {row.memory_mib:7.0f} MiB"
+    )
+
+
+def write_csv(rows: Sequence[Row], path: pathlib.Path) -> None:
+    """All rows so far, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+    os.replace(part, path)
+
+
+def usual_networks() -> dict[str, str]:
+    """Every network of the menu and the backbone that configs build it on."""
+    return {name: USUAL_BACKBONES.get(name, models.backbones_of(name)[0]) for name in models.MODELS}
+
+
+def make_program(
+    config: ml_collections.ConfigDict, batch_size: int, precision: str, name: str, backbone: str
+) -> Program:
+    """The training loop's own step, and inference, on random images.
+
+    Args:
+        config: everything that is not told otherwise here.
+        batch_size: images in a batch.
+        precision: "float32" or "bfloat16".
+        name: of the network.
+        backbone: that it is built on.
+
+    Raises:
+        UserError: the config's values are none that it may have, or do not fit each other.
+    """
+    settings.check(config)
+    tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
+    image_size = tuple(config.data.image_size)
+    dtype = {"dtype": jnp.bfloat16} if precision == "bfloat16" else {}
+    model = models.build(
+        name,
+        tasks,
+        backbone=backbone,
+        image_size=image_size,
+        variant=config.model.variant,
+        **(config.model.overrides if name == config.model.name else {}),
+        **dtype,
+    )
+    optimizer = optim.make_optimizer(
+        optim.make_schedule("constant", config.optimizer.learning_rate, 1),
+        config.optimizer.l2,
+        config.optimizer.clip_norm,
+    )
+    balance = balancing.from_config(config, tasks, steps_per_epoch=1)
+    mesh = parallel.make_mesh(config.mesh.rows)
+    parallel.check_batch_size("batch_size", batch_size, mesh)
+    parallel.check_rows(image_size, mesh)
+    train = functools.partial(
+        steps.train_step,
+        model=rematerialised(model, config.remat),
+        tasks=tasks,
+        weights=dict(config.task_weights),
+        balancing=balance,
+        optimizer=optimizer,
+        statistics=config.image_statistics,
+        accumulate=config.accumulate,
+        task_gradients=config.task_gradients,
+    )
+
+    def predict(state: steps.TrainState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        return steps.predict(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            batch["image"],
+            model=model,
+            tasks=tasks,
+            statistics=config.image_statistics,
+        )
+
+    one = random_batch(tasks, image_size)
+    return Program(
+        network=name,
+        precision=precision,
+        batch_size=batch_size,
+        phases={"train": train, "predict": predict},
+        create=functools.partial(
+            steps.create_state, model, optimizer, balance, image_size, config.seed
+        ),
+        batch=jax.tree.map(lambda x: np.repeat(x, batch_size, axis=0), one),
+        mesh=mesh,
+    )
+
+
+def measure(
+    program: Program, phase: str, budget: float, traces: pathlib.Path | None = None
+) -> tuple[Row, list[str]]:
+    """Compiles a phase and repeats it for `budget` seconds.
+
+    Args:
+        program: what is measured.
+        phase: of it.
+        budget: seconds to repeat it for.
+        traces: folder for a trace of three more steps; None takes none.
+
+    Returns:
+        The row, and lines on the operations of the trace that took longest.
+    """
+    mesh, run = program.mesh, program.phases[phase]
+    jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
+    on_all = parallel.replicated(mesh)
+    batch = parallel.to_devices(program.batch, mesh)
+    state = jit(program.create, out_shardings=on_all)()
+    if phase == "train":
+        jitted = jit(run, donate_argnums=0, out_shardings=(on_all, on_all))
+    else:
+        jitted = jit(run, out_shardings=parallel.maps(mesh))
+    start = time.perf_counter()
+    compiled = jitted.lower(state, batch).compile()
+    compile_s = time.perf_counter() - start
+
+    def step() -> Any:
+        nonlocal state
+        result = compiled(state, batch)
+        if phase == "train":
+            state, result = result
+        return result
+
+    step_s = seconds(step, budget=budget, most=1000)
+    tflop = operations(run, jax.eval_shape(program.create), program.batch) / 1e12
+    memory = compiled.memory_analysis()
+    row = Row(
+        network=program.network,
+        precision=program.precision,
+        phase=phase,
+        batch=program.batch_size,
+        compile_s=compile_s,
+        step_ms=1e3 * step_s,
+        images_per_s=program.batch_size / step_s,
+        tflop=tflop,
+        tflops=tflop / step_s,
+        peak_share=tflop / step_s / (peak_tflops(program.precision) * mesh_devices(mesh)),
+        memory_mib=(
+            memory.temp_size_in_bytes
+            + memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+        / 2**20,
+    )
+    if traces is None:
+        return row, []
+    folder = traces / f"{program.network}-{program.precision}-{phase}"
+    with jax.profiler.trace(str(folder)):
+        for _ in range(3):
+            jax.block_until_ready(step())
+    return row, longest_operations(folder, compiled.as_text())
+
+
+def mesh_devices(mesh: jax.sharding.Mesh) -> int:
+    """How many devices share the work; those of a CPU are one."""
+    return 1 if mesh.devices.flat[0].platform == "cpu" else mesh.devices.size
+
+
+def operations(run: Callable[..., Any], *args: Any) -> float:
+    """XLA's count of floating-point operations, before it optimises; nothing is compiled."""
+    # XLA counts the body of a loop once: with jit disabled, every round of it is traced.
+    with jax.disable_jit():
+        traced = jax.make_jaxpr(run)(*args)
+    flat = jax.jit(jax.extend.core.jaxpr_as_fun(traced))
+    return flat.lower(*jax.tree.leaves(args)).cost_analysis()["flops"]
