@@ -60,11 +60,18 @@ def _backward(stride: int, dilation: int, saved: tuple, slope: jax.Array) -> tup
     def by_xla(x: jax.Array, slope: jax.Array) -> jax.Array:
         return jax.vjp(lambda kernel: _by_xla(x, kernel, **settings), kernel)[1](slope)[0]
 
+    if not _alone():
+        return *to_x(slope), by_xla(x, slope)
     by_products = functools.partial(_kernel_slopes, k=len(kernel), **settings)
     return *to_x(slope), lax.platform_dependent(x, slope, cpu=by_products, default=by_xla)
 
 
 conv.defvjp(_forward, _backward)
+
+
+def _alone() -> bool:
+    """Whether there is one device; several would have to meet in every round of a loop."""
+    return jax.device_count() == 1
 
 
 def _kernel_slopes(x: jax.Array, slope: jax.Array, k: int, stride: int, dilation: int) -> jax.Array:
