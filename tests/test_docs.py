@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emanet_jax import balancing
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -255,3 +256,11 @@ QUOTED = re.findall(r"^`(.*)`\n:", (ROOT / "docs" / "troubleshooting.md").read_t
 def test_errors_that_are_explained_exist(words):
     code = "".join(path.read_text() for path in (ROOT / "emanet_jax").rglob("*.py"))
     assert words in re.sub(r'"\n\s*f?"', "", code)  # a sentence's parts joined
+
+
+def test_every_way_to_balance_is_documented():
+    page = (ROOT / "docs" / "balancing.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`.*\| (.*) \|$", page, re.MULTILINE)
+    assert {name: sorted(re.findall(r"`(\w+)`", settings)) for name, settings in rows} == {
+        name: sorted(balancing.settings_of(name)) for name in balancing.METHODS
+    }
