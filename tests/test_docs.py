@@ -177,7 +177,7 @@ def test_every_way_to_need_something_is_known():
         "",
         "a browser",
         "a published checkpoint, and the data set's files",
-        "half an hour",
+        "an hour",
         "hardware",
         "the data set's files",
         "the files of the example above",
