@@ -33,11 +33,10 @@ def at_size(
 
 def restore(config: ml_collections.ConfigDict, directory: epath.Path) -> Any:
     """The train state of the best checkpoint of a run."""
-    from emanet_jax import train
-    from emanet_jax.experiment import make_experiment
+    from emanet_jax.experiment import make_experiment, open_checkpoints
 
     experiment = make_experiment(config)
-    with train.open_checkpoints(config, directory, experiment) as checkpoints:
+    with open_checkpoints(config, directory, experiment.score, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise UserError(f"{directory} holds no checkpoint yet; train it first.")

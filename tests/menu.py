@@ -33,6 +33,11 @@ def marks(name, backbone, variant="paper"):
     return () if every_run else pytest.mark.slow
 
 
+def slow_but(names, name):
+    """In every run these names, in the slow run the others too."""
+    return () if name in names else pytest.mark.slow
+
+
 # Each in its default variant on every kind of backbone, in all its variants on the first.
 MENU = [
     pytest.param(name, backbone, variant, marks=marks(name, backbone, variant))

@@ -34,6 +34,7 @@ def trained(method, directory, data_dir, name="hps,backbone=segnet_tiny", overri
     return [rows(directory)[step, "train"] for step in (1, 2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_a_method_on_losses_trains_and_logs_its_weights(tmp_path, data_dir):
     logged = trained("famo", tmp_path / "run", data_dir)
     weights = [[row[f"train/weight_{task}"] for task in TASKS] for row in logged]

@@ -72,6 +72,7 @@ def test_a_run_on_a_bucket_is_the_run_on_a_disk(folder, tmp_path, capsys):
         train.train_and_evaluate(other, RUN)
 
 
+@pytest.mark.slow
 def test_a_bad_step_is_kept_on_a_bucket(folder, tmp_path):
     settings = config(tmp_path)
     with settings.unlocked():

@@ -12,6 +12,7 @@ from emanet_jax.data import augment, specs
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
+from tests.menu import slow_but
 
 CONFIGS = sorted(
     path.stem
@@ -24,7 +25,10 @@ def load(config, arg):
     return importlib.import_module(f"configs.{config}").get_config(arg)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=slow_but(("hps", "ema_net", "mtan"), x)) for x in models.MODELS],
+)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_builds_every_network(config, name):
     settings = load(config, f"model={name}")

@@ -123,7 +123,7 @@ def test_the_worked_data_set_and_network_train(extended, tmp_path):
     workshop(tmp_path / "workshop")
     printed = python(
         *(extended, "-m", "emanet_jax.main"),
-        "--config=configs/workshop.py:model=light,backbone=hrnet_tiny",
+        "--config=configs/workshop.py:model=light,backbone=resnet_tiny",
         f"--config.data.manual_dir={tmp_path / 'workshop'}",
         f"--config.data.data_dir={tmp_path / 'records'}",
         f"--workdir={tmp_path / 'run'}",
@@ -160,8 +160,8 @@ def test_diffs_fit_the_code(block, tmp_path):
 LOCAL = "./launch/local.sh"
 # What makes a documented training small.
 SMALL = (
-    "--config.model.backbone=hrnet_tiny",
-    "--config.model.overrides={'features': 16, 'distilled': 8}",
+    *("--config.model.name=hps", "--config.model.backbone=segnet_tiny"),
+    "--config.model.overrides={}",
     "--config.data.image_size=(32, 64)",
     "--config.data.train_examples=8",
     "--config.data.val_examples=4",

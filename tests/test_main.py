@@ -137,6 +137,7 @@ def test_stopped_by_sigterm_and_started_again_ends_in_the_same_bits(finished, tm
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_run_from_its_own_config_json_ends_in_the_same_bits(finished, tmp_path, data_dir):
     theirs, ours = epath.Path(finished[0]), epath.Path(tmp_path)
     status, _, err = run(f"--config={theirs / workdir.CONFIG}", f"--workdir={ours}")
@@ -186,7 +187,8 @@ def test_a_run_is_evaluated_at_another_size(finished, capsys):
     assert "trained at 32x64, evaluated at:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nyuv2_trains_from_a_folder_of_npy_files(tmp_path, dtype):
     write_mtan(tmp_path / "nyuv2", 8, 3, dtype=dtype)
     arguments = [

@@ -86,7 +86,9 @@ def on_one_device():
     return worked_out
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(x, marks=pytest.mark.slow) if x == "4x1" else x for x in MESHES]
+)
 @pytest.mark.parametrize(
     "name, backbone",
     [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in USUAL],

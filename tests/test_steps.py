@@ -38,7 +38,7 @@ def exact_on_one_device(training):
         return jax.device_get(jax.jit(step)(in_float64(start), random_batch(4)))
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_four_devices_equal_one(training, exact_on_one_device, rows):
     mesh = parallel.make_mesh(rows)
     assert dict(mesh.shape) == {"data": 4 // rows, "rows": rows}

@@ -16,7 +16,7 @@ EXPORTS = {
     "no run": _export("--workdir=official").but("official holds no run"),
     "no images": _export("--batch=0").but("--batch=0", "dynamic or a whole number from 1"),
     "half an image": _export("--batch=1.5").but("--batch=1.5", "dynamic"),
-    "a size that is no multiple": _export("--size=33x64").but("--size=33x64", "of 32"),
+    "a size that is no size": _export("--size=big").but("--size=big", "288x384"),
     "an unknown platform": _export("--platforms=cpu,vulkan").but("--platforms=cpu,vulkan", "rocm"),
     "no platform to check on": _export("--platforms=tpu").but("--platforms=tpu", "cpu among them"),
     "platforms of ONNX": _export("--format=onnx", "--platforms=cpu").but("leave --platforms out"),

@@ -9,6 +9,7 @@ from emanet_jax import models
 from emanet_jax.models.cost import cost
 from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
+from tests.menu import slow_but
 
 NYUV2 = (288, 384)
 
@@ -25,7 +26,9 @@ REFERENCE = {
 }
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=slow_but(("hps", "ema_net"), x)) for x in REFERENCE]
+)
 def test_multiply_adds_are_the_references(name):
     model = models.build(name, tasks_for("nyuv2"), image_size=NYUV2)
     found = cost(model, NYUV2).multiply_adds / 1e9

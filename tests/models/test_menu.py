@@ -11,7 +11,7 @@ import pytest
 from emanet_jax import models
 from emanet_jax.errors import UserError
 from tests import menu
-from tests.menu import MENU, NETWORKS
+from tests.menu import MENU, NETWORKS, slow_but
 
 SIZE = (64, 96)
 CHANNELS = {"semseg": 5, "depth": 1, "normals": 3, "edge": 1, "human_parts": 7, "x": 2}
@@ -71,7 +71,14 @@ def paths(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(x)
 
 
-@pytest.mark.parametrize(("name", "backbone", "variant"), MENU)
+# Gradients take long to compile: of two networks in every run, of all in the slow one.
+TRAINED = [
+    pytest.param(*case.values, marks=case.marks or slow_but(("hps", "ema_net"), case.values[0]))
+    for case in MENU
+]
+
+
+@pytest.mark.parametrize(("name", "backbone", "variant"), TRAINED)
 def test_no_parameter_is_dead(name, backbone, variant):
     _, gradients, *_ = trained_once(name, backbone, variant)
     for path, gradient in paths(gradients):
@@ -82,7 +89,7 @@ def test_no_parameter_is_dead(name, backbone, variant):
             assert np.any(gradient != 0) or re.fullmatch(NO_GRADIENT, path), path
 
 
-@pytest.mark.parametrize(("name", "backbone", "variant"), MENU)
+@pytest.mark.parametrize(("name", "backbone", "variant"), TRAINED)
 def test_batch_statistics_move_in_training_alone(name, backbone, variant):
     variables, _, _, batch_stats, evaluated = trained_once(name, backbone, variant)
     before = dict(paths(variables["batch_stats"]))
@@ -92,7 +99,7 @@ def test_batch_statistics_move_in_training_alone(name, backbone, variant):
         np.testing.assert_array_equal(after, before[path], err_msg=path)
 
 
-@pytest.mark.parametrize(("name", "backbone", "variant"), MENU)
+@pytest.mark.parametrize(("name", "backbone", "variant"), TRAINED)
 def test_evaluation_is_deterministic_and_training_where_nothing_drops(name, backbone, variant):
     _, _, trained, _, evaluated = trained_once(name, backbone, variant)
     jax.tree.map(np.testing.assert_array_equal, *evaluated)
