@@ -58,7 +58,7 @@ def _keep_compiled(directory: str) -> None:
     """Has JAX keep compiled programs beside a workdir, unless the environment says where."""
     import jax
 
-    # XLA:CPU crashes when it writes large programs for several of its devices, which are fakes.
+    # XLA:CPU was seen to crash while it wrote programs for several of its devices, which are fakes.
     fakes = jax.default_backend() == "cpu" and jax.local_device_count() > 1
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and "://" not in directory and not fakes:
         folder = pathlib.Path(directory).expanduser().absolute().parent / ".jax_cache"

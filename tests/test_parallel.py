@@ -65,13 +65,18 @@ def trained(start, step, mesh):
 
 
 @pytest.fixture(autouse=True)
-def unsaved():
-    """XLA:CPU crashes when it writes the larger ones of these programs to the compilation cache."""
+def forgotten():
+    """Frees what a test has compiled.
+
+    XLA:CPU maps memory kernel by kernel, 13 thousand times for one of these programs: several of
+    them exceed what Linux allows a process (vm.max_map_count), and compiling or caching crashes.
+    """
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 1e6)
     yield
     jax.config.update(name, before)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
