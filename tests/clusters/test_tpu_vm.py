@@ -1,116 +1,27 @@
-"""launch/ for Cloud TPU, Slurm and SkyPilot; programs on PATH note what they are asked."""
+"""launch/tpu_vm.sh, with a gcloud that notes what it is asked."""
 
-import json
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.clusters.programs import (
+    ABSENT,
+    PLACE,
+    TRAIN,
+    VM,
+    answer,
+    calls,
+    commands,
+    environment,
+    run,
+    verbs,
+    without_git,
+)
 from tests.conftest import ROOT
-
-# Stands in for gcloud, sbatch and others: notes its arguments, then says the next line of the file
-# named after what it is asked for ("STATUS WORDS"; the last line stays), or nothing.
-FAKE = f"""#!{sys.executable} -S
-import json, os, pathlib, signal, sys, time
-program, words = os.path.basename(sys.argv[0]), sys.argv[1:]
-with open(os.environ["CALLS"], "a") as calls:
-    calls.write(json.dumps([program, *words]) + "\\n")
-asked = words[3] if words[:2] == ["compute", "tpus"] else program
-command = next((w for w in words if w.startswith("--command=")), "")
-asked = "follow" if "tail -n +1" in command else "status" if "cat run.status" in command else asked
-answers = pathlib.Path(os.environ["ANSWERS"], asked)
-lines = answers.read_text().splitlines() if answers.exists() else ["0 "]
-answers.write_text("\\n".join(lines[1:] or lines))
-status, _, said = lines[0].partition(" ")
-words, _, seconds = said.partition(" for ")  # "0 on for 30": goes on for so many seconds
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-print(words, file=sys.stderr if int(status) else sys.stdout, flush=True)
-time.sleep(float(seconds or 0))
-sys.exit(int(status))
-"""
-PROGRAMS = ("gcloud", "sbatch", "srun", "scontrol")
-ABSENT = "1 ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource was not found."
-PLACE = ("--name=ema", "--zone=us-central2-b")
-TRAIN = ("--", "--config=configs/mine.py", "--workdir=gs://bucket/run", "--config.tasks=('depth',)")
-VM = (*PLACE, "--type=v4-8")
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A git checkout with the scripts and one config, in a folder with a space in its name."""
-    root = tmp_path / "a project"
-    shutil.copytree(ROOT / "launch", root / "launch")
-    (root / "configs").mkdir()
-    (root / "configs" / "mine.py").write_text("")
-    (root / "requirements.txt").write_text("numpy\n")
-    (root / ".venv" / "bin").mkdir(parents=True)
-    shutil.copy(root / "requirements.txt", root / ".venv" / "installed.txt")
-    (root / ".venv" / "extra.txt").write_text("jax[cuda12]\n")
-    (root / ".gitignore").write_text(".venv/\n")
-    git = ("git", "-c", "user.name=a", "-c", "user.email=b@c")
-    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "all")):
-        subprocess.run([*git, *words], cwd=root, check=True, env=without_git())
-    (tmp_path / "bin").mkdir()
-    for program in PROGRAMS:
-        (tmp_path / "bin" / program).write_text(FAKE)
-        (tmp_path / "bin" / program).chmod(0o755)
-    (tmp_path / "answers").mkdir()
-    return root
-
-
-def without_git():
-    """The environment without what a git hook that runs the tests would say of its own checkout."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-
-def answer(project, **answers):
-    for asked, lines in answers.items():
-        (project.parent / "answers" / asked).write_text("\n".join(lines))
-
-
-def environment(project, **more):
-    return {
-        **without_git(),
-        "PATH": f"{project.parent / 'bin'}:{os.environ['PATH']}",
-        "CALLS": str(project.parent / "calls"),
-        "ANSWERS": str(project.parent / "answers"),
-        "POLL_SECONDS": "0",
-        **more,
-    }
-
-
-def run(project, script, *args, cwd="/", **more):
-    return subprocess.run(
-        [project / "launch" / script, *args],
-        cwd=cwd,
-        env=environment(project, **more),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def calls(project) -> list[list[str]]:
-    path = project.parent / "calls"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def verbs(project) -> list[str]:
-    """What gcloud was asked for, without the questions: "create", "scp", "ssh", ..."""
-    asked = [call[4] for call in calls(project) if call[0] == "gcloud"]
-    return [verb for verb in asked if verb != "describe"]
-
-
-def commands(project) -> list[str]:
-    """What was run on workers, without the questions."""
-    flags = [word for call in calls(project) for word in call if word.startswith("--command=")]
-    return [flag.removeprefix("--command=") for flag in flags if "cat run.status" not in flag]
 
 
 def test_a_vm_is_made_used_followed_and_deleted(project):
@@ -340,135 +251,3 @@ def test_a_wrong_flag_is_one_line_and_asks_nothing(project, name):
     done = run(project, "tpu_vm.sh", *flags)
     assert done.returncode == 1 and done.stdout == "" and not calls(project)
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr
-
-
-SLURM = ("--nodes=2", "--gpus-per-node=4", "--time=08:00:00", "--partition=gpu")
-
-
-def test_a_job_is_submitted_as_dry_run_prints_it(project):
-    printed = run(project, "slurm.sh", *SLURM, "--dry-run", *TRAIN)
-    assert printed.returncode == 0 and not calls(project)
-    done = run(project, "slurm.sh", *SLURM, *TRAIN)
-    assert done.returncode == 0, done.stderr
-    install, submit = map(shlex.split, printed.stdout.splitlines())
-    assert install == ["env", "EXTRA=jax[cuda12]", "./launch/local.sh", "true"]
-    assert calls(project) == [submit]
-    flags, script = submit[: submit.index("in-job")], submit[submit.index("in-job") + 1 :]
-    assert script == list(TRAIN[1:]) and flags[-1] == "launch/slurm.sh"
-    # JAX gives a process the GPU of its number on the node, so there must be as many of them.
-    assert {*SLURM, "--ntasks-per-node=4", "--signal=B:USR1@120", "--requeue"} < set(flags)
-    assert f"--chdir={project}" in flags
-    without = run(project, "slurm.sh", "--gpus-per-node=0", "--dry-run", *TRAIN).stdout
-    assert "--ntasks-per-node=1 " in without and "gpus" not in without and "jax[" not in without
-
-
-def test_a_job_starts_a_process_a_task_and_gives_its_status(project):
-    answer(project, srun=["5 "])
-    done = run(project, "slurm.sh", "in-job", *TRAIN[1:], cwd=project, SLURM_JOB_ID="9")
-    assert done.returncode == 5
-    words = ["python", "-m", "emanet_jax.main", "--distributed=auto", *TRAIN[1:]]
-    assert calls(project) == [["srun", "--kill-on-bad-exit=1", "./launch/local.sh", *words]]
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_job_whose_time_is_up_saves_and_is_queued_again(project, number):
-    """A job that is cancelled is not; at a pre-emption Slurm queues it again itself."""
-    answer(project, srun=["0 on for 1" if number == signal.SIGTERM else "0 on for 30"])
-    process = subprocess.Popen(
-        [project / "launch" / "slurm.sh", "in-job", *TRAIN[1:]],
-        cwd=project,
-        env=environment(project, SLURM_JOB_ID="9"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "on\n"
-    process.send_signal(number)
-    assert process.wait(timeout=20) == 0, process.stderr.read()
-    again = [["scontrol", "requeue", "9"]] if number == signal.SIGUSR1 else []
-    assert calls(project)[1:] == again
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--nodes=0", *TRAIN), "--nodes='0' must be"),
-        (("--gpus-per-node=two", *TRAIN), "--gpus-per-node='two' must be"),
-        (("--ntasks=3", *TRAIN), "--ntasks=3 is set by this script"),
-        (("gpu", *TRAIN), "'gpu' is no --FLAG=VALUE"),
-        (("--nodes=1", "--", TRAIN[1]), "needs its --workdir"),
-    ],
-)
-def test_a_wrong_flag_of_slurm_is_one_line(project, flags, words):
-    done = run(project, "slurm.sh", *flags)
-    assert done.returncode == 1 and not calls(project)
-    assert len(done.stderr.splitlines()) == 1 and words in done.stderr
-
-
-def test_an_extra_is_installed_once_and_remembered(project):
-    python = project.parent / "python"
-    python.write_text(
-        '#!/bin/sh\necho "$@" >> "$ASKED"\ncp "$0" .venv/bin/python 2>/dev/null || true\n'
-    )
-    python.chmod(0o755)
-    more = {"PYTHON": str(python), "ASKED": str(project.parent / "asked")}
-    (project / ".venv" / "extra.txt").unlink()
-
-    def installed(**extra):
-        Path(more["ASKED"]).write_text("")
-        assert run(project, "local.sh", "true", **more, **extra).returncode == 0
-        return [x for x in Path(more["ASKED"]).read_text().splitlines() if "uv pip install" in x]
-
-    end = "-r requirements.txt"
-    assert installed() == []
-    assert [x.endswith(f"{end} jax[tpu]") for x in installed(EXTRA="jax[tpu]")] == [True]
-    assert installed(EXTRA="jax[tpu]") == installed() == []
-    (project / "requirements.txt").write_text("numpy\nscipy\n")
-    assert [x.endswith(f"{end} jax[tpu]") for x in installed()] == [True]
-    assert [x.endswith(end) for x in installed(EXTRA="")] == [True]
-    assert installed() == []
-
-
-def test_the_skypilot_task():
-    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
-    known = {"name", "num_nodes", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
-    assert set(task) == known
-    assert set(task["resources"]) == {"accelerators", "use_spot", "disk_size"}
-    assert "./launch/local.sh" in task["setup"] and task["envs"]["BUCKET"] is None
-    assert task["file_mounts"]["/datasets"]["source"].startswith("gs://${BUCKET}")
-
-
-@pytest.mark.parametrize("nodes", [1, 3])
-def test_what_a_skypilot_node_runs(project, nodes):
-    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
-    (project / "launch" / "local.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    sky = {
-        "SKYPILOT_NODE_IPS": "\n".join(f"10.0.0.{i}" for i in range(1, nodes + 1)),
-        "SKYPILOT_NUM_NODES": str(nodes),
-        "SKYPILOT_NODE_RANK": str(nodes - 1),
-    }
-    values = {**os.environ, **task["envs"], "BUCKET": "mine", **sky}
-    done = subprocess.run(
-        ["bash", "-c", task["run"]], cwd=project, env=values, capture_output=True, text=True
-    )
-    group = ["--coordinator=10.0.0.1:12345", "--process_count=3", "--process_id=2"]
-    assert done.stdout.splitlines() == [
-        *("python", "-m", "emanet_jax.main", "--config=configs/nyuv2.py"),
-        "--workdir=gs://mine/runs/nyuv2",
-        *(group if nodes == 3 else []),
-        "--config.data.manual_dir=/datasets",
-    ]
-
-
-def test_shellcheck_finds_nothing():
-    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
-    scripts = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
-    assert len(scripts) >= 5
-    shellcheck = Path(sys.executable).with_name("shellcheck")
-    checked = subprocess.run([shellcheck, "-x", *scripts], cwd=ROOT, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout
-    for part in ("setup", "run"):
-        checked = subprocess.run(
-            [shellcheck, "-s", "bash", "-"], input=task[part], capture_output=True, text=True
-        )
-        assert checked.returncode == 0, checked.stdout
