@@ -6,8 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from benchmarks import fits
 from benchmarks.timing import machine
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 
@@ -61,11 +60,7 @@ def line(row: Row) -> str:
 def exponent(rows: Sequence[Row], field: str) -> float:
     """The b of the least-squares fit field = a * pixels^b, NaN for fewer than two measured rows."""
     points = [(row.pixels, getattr(row, field)) for row in rows]
-    points = [(x, y) for x, y in points if math.isfinite(y) and y > 0]
-    if len({x for x, _ in points}) < 2:
-        return math.nan
-    x, y = np.log(np.array(points)).T
-    return float(np.polyfit(x, y, 1)[0])
+    return fits.power_law(points).coefficients[1]
 
 
 def series(rows: Sequence[Row], name: str) -> list[Row]:

@@ -29,17 +29,16 @@ def scopes(program: str) -> dict[str, str]:
 def durations(plane: ProfilePlane) -> dict[str, float]:
     """{instruction: nanoseconds of all its runs} on one device."""
     total, started = collections.Counter(), {}
-    for trace in plane.lines:
-        for event in trace.events:
-            stats = dict(event.stats)
-            if event.name.startswith(_END):
-                key = event.name.removeprefix(_END)
-                if key in started:
-                    start, end = started.pop(key)
-                    total[key] += max(event.end_ns - start, end - start) - (end - start)
-            elif "hlo_op" in stats and not _AROUND_OTHERS.match(stats["hlo_op"]):
-                total[stats["hlo_op"]] += event.duration_ns
-                started[stats["hlo_op"]] = (event.start_ns, event.end_ns)
+    # In the order of time: an operation may end on another thread than it started on.
+    events = (event for trace in plane.lines for event in trace.events)
+    for event in sorted(events, key=lambda event: event.start_ns):
+        stats = dict(event.stats)
+        if event.name.startswith(_END):
+            if ends := started.pop(event.name.removeprefix(_END), None):
+                total[event.name.removeprefix(_END)] += max(event.end_ns - ends, 0)
+        elif "hlo_op" in stats and not _AROUND_OTHERS.match(stats["hlo_op"]):
+            total[stats["hlo_op"]] += event.duration_ns
+            started[stats["hlo_op"]] = event.end_ns
     return total
 
 

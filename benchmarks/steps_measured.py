@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import math
 import os
 import pathlib
 import time
@@ -9,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from benchmarks.cityscapes_step import random_batch
+from benchmarks.counts import held_mib, operations
 from benchmarks.longest import longest_operations
 from benchmarks.peaks import peak_tflops
-from benchmarks.timing import seconds
+from benchmarks.timing import wall_and_cpu
 from configs.common import USUAL_BACKBONES
 from emanet_jax import balancing, models, optim, parallel, settings, steps
 from emanet_jax.models.remat import rematerialised
-from emanet_jax.tasks import tasks_for
+from emanet_jax.tasks import Task, tasks_for
 
 
 class Program(NamedTuple):
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     tflops: float  # 1e12 operations a second
     peak_share: float
     memory_mib: float  # of a device: arguments, results and temporaries
+    cpu_ms: float  # of all threads, in a step
 
 
 HEADER = (
@@ -67,13 +69,13 @@ def line(row: Row) -> str:
     )
 
 
-def write_csv(rows: Sequence[Row], path: pathlib.Path) -> None:
-    """All rows so far, whole or not at all."""
+def write_csv(rows: Sequence[Any], path: pathlib.Path) -> None:
+    """All rows so far, which are of one NamedTuple, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
+        writer.writerow(rows[0]._fields)
         writer.writerows(rows)
     os.replace(part, path)
 
@@ -84,7 +86,12 @@ def usual_networks() -> dict[str, str]:
 
 
 def make_program(
-    config: ml_collections.ConfigDict, batch_size: int, precision: str, name: str, backbone: str
+    config: ml_collections.ConfigDict,
+    batch_size: int,
+    precision: str,
+    name: str,
+    backbone: str,
+    tasks: Sequence[Task] | None = None,
 ) -> Program:
     """The training loop's own step, and inference, on random images.
 
@@ -94,12 +101,14 @@ def make_program(
         precision: "float32" or "bfloat16".
         name: of the network.
         backbone: that it is built on.
+        tasks: None: the config's.
 
     Raises:
         UserError: the config's values are none that it may have, or do not fit each other.
     """
     settings.check(config)
-    tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
+    if tasks is None:
+        tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
     image_size = tuple(config.data.image_size)
     dtype = {"dtype": jnp.bfloat16} if precision == "bfloat16" else {}
     model = models.build(
@@ -156,7 +165,11 @@ def make_program(
 
 
 def measure(
-    program: Program, phase: str, budget: float, traces: pathlib.Path | None = None
+    program: Program,
+    phase: str,
+    budget: float,
+    traces: pathlib.Path | None = None,
+    most_mib: float = math.inf,
 ) -> tuple[Row, list[str]]:
     """Compiles a phase and repeats it for `budget` seconds.
 
@@ -165,6 +178,7 @@ def measure(
         phase: of it.
         budget: seconds to repeat it for.
         traces: folder for a trace of three more steps; None takes none.
+        most_mib: MiB that a device may hold; a program that holds more is not run, its times NaN.
 
     Returns:
         The row, and lines on the operations of the trace that took longest.
@@ -173,14 +187,17 @@ def measure(
     jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
     on_all = parallel.replicated(mesh)
     batch = parallel.to_devices(program.batch, mesh)
-    state = jit(program.create, out_shardings=on_all)()
+    shapes = jax.eval_shape(program.create)
     if phase == "train":
         jitted = jit(run, donate_argnums=0, out_shardings=(on_all, on_all))
     else:
         jitted = jit(run, out_shardings=parallel.maps(mesh))
     start = time.perf_counter()
-    compiled = jitted.lower(state, batch).compile()
+    compiled = jitted.lower(_placed(shapes, on_all), batch).compile()
     compile_s = time.perf_counter() - start
+    memory_mib = held_mib(compiled)
+    runs = memory_mib <= most_mib
+    state = jit(program.create, out_shardings=on_all)() if runs else None
 
     def step() -> Any:
         nonlocal state
@@ -189,9 +206,8 @@ def measure(
             state, result = result
         return result
 
-    step_s = seconds(step, budget=budget, most=1000)
-    tflop = operations(run, jax.eval_shape(program.create), program.batch) / 1e12
-    memory = compiled.memory_analysis()
+    step_s, cpu_s = wall_and_cpu(step, budget=budget, most=1000) if runs else (math.nan, math.nan)
+    tflop = operations(run, shapes, program.batch) / 1e12
     row = Row(
         network=program.network,
         precision=program.precision,
@@ -203,15 +219,10 @@ def measure(
         tflop=tflop,
         tflops=tflop / step_s,
         peak_share=tflop / step_s / (peak_tflops(program.precision) * mesh_devices(mesh)),
-        memory_mib=(
-            memory.temp_size_in_bytes
-            + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
-        / 2**20,
+        memory_mib=memory_mib,
+        cpu_ms=1e3 * cpu_s,
     )
-    if traces is None:
+    if traces is None or not runs:
         return row, []
     folder = traces / f"{program.network}-{program.precision}-{phase}"
     with jax.profiler.trace(str(folder)):
@@ -220,15 +231,11 @@ def measure(
     return row, longest_operations(folder, compiled.as_text())
 
 
+def _placed(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes and types of arrays that lie so: a program is compiled before there are any."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
 def mesh_devices(mesh: jax.sharding.Mesh) -> int:
     """How many devices share the work; those of a CPU are one."""
     return 1 if mesh.devices.flat[0].platform == "cpu" else mesh.devices.size
-
-
-def operations(run: Callable[..., Any], *args: Any) -> float:
-    """XLA's count of floating-point operations, before it optimises; nothing is compiled."""
-    # XLA counts the body of a loop once: with jit disabled, every round of it is traced.
-    with jax.disable_jit():
-        traced = jax.make_jaxpr(run)(*args)
-    flat = jax.jit(jax.extend.core.jaxpr_as_fun(traced))
-    return flat.lower(*jax.tree.leaves(args)).cost_analysis()["flops"]

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from emanet_jax import sharing
 from emanet_jax.balancing import Balancing, solvers
 from emanet_jax.balancing.record import gram_matrix
 from emanet_jax.losses import multi_task_loss
+from emanet_jax.ops import global_norm
 
 if TYPE_CHECKING:
     from emanet_jax.steps import TrainState
@@ -285,5 +285,5 @@ def scalars_of(found: Gradients) -> dict[str, Array]:
         **{f"loss_{name}_auxiliary": value for name, value in found.losses.auxiliary.items()},
         **{f"weight_{name}": value for name, value in found.weights.items()},
         **{f"cosine_{pair}": value for pair, value in found.cosines.items()},
-        "grad_norm": optax.tree.norm(found.slopes),
+        "grad_norm": global_norm(found.slopes),
     }

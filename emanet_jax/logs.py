@@ -95,7 +95,6 @@ class TrainLog:
         means["images_per_second"] = self._config.batch_size / seconds
         say(self._line(step, means, seconds))
         self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
-        self._writer.flush()  # what a person reads, and what a killed run leaves
         self._restart_clock(step)
         return list(zip(range(step - len(rows) + 1, step + 1), rows, strict=True))
 
@@ -106,11 +105,15 @@ class TrainLog:
         sums: Mapping[str, Sums],
         panel: np.ndarray,
     ) -> None:
-        """Call after an evaluation; also leaves its panel and results in the workdir."""
+        """Call after an evaluation; also leaves its panel and results in the workdir.
+
+        Numbers are on disk when it returns, so that a checkpoint may follow; pictures come later.
+        """
         primaries = (f"{task.name}/{task.primary}" for task in self._tasks)
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in primaries if name in values)
         say(f"  evaluation  {shown}")
         self._writer.write_scalars(step, {f"eval/{k}": v for k, v in values.items()})
+        self.flush()
         self._writer.write_images(step, pictures(self._tasks, sums))
         self.panel(step, panel)
         if jax.process_index() == 0:
@@ -120,12 +123,13 @@ class TrainLog:
                 workdir.write(self._directory / name, text)
         self._restart_clock(step)
 
+    def flush(self) -> None:
+        """Call before a checkpoint: what was logged until now is on disk when it returns."""
+        self._writer.flush()
+
     def panel(self, step: int, panel: np.ndarray) -> None:
         """Call with every new panel (h, w, 3) uint8; also leaves it in the workdir."""
         self._writer.write_images(step, {writers.PANEL: panel[None]})
-        self._writer.flush()
-        if jax.process_index() == 0:
-            workdir.write(self._directory / workdir.PANEL, writers.png(panel))
         self._restart_clock(step)
 
     def _line(self, step: int, means: Mapping[str, float], seconds: float) -> str:

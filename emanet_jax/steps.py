@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jax import Array
+from jax import Array, lax
 
 from emanet_jax.balancing import Balancing
 from emanet_jax.gradients import gradients, in_order, losses_after, scalars_of
 from emanet_jax.metrics import Sums
+from emanet_jax.ops import global_norm
 from emanet_jax.tasks import Task
 
 # Mean and standard deviation of RGB in [0, 1]; "unit" feeds images as they are (released CNN code).
@@ -97,6 +98,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update; none where a number is not finite: then only `step` and the counts move.
 
+    Of the losses, the gradients' norm, the running statistics and what the balancing remembers,
+    that is; finite gradients move parameters by no more than a few times the learning rate.
+
     Args:
         state: donate it when jitting.
         batch: {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}.
@@ -104,7 +108,7 @@ def train_step(
         tasks: the tasks whose losses are added.
         weights: {task: weight}.
         balancing: how the weighted losses become one.
-        optimizer: the optax chain.
+        optimizer: of `optim.make_optimizer`.
         statistics: a key of `IMAGE_STATISTICS`.
         accumulate: micro-batches that the batch is worked through in, taking turns in memory. The
             losses are means over the valid pixels of the whole batch all the same; what else is
@@ -126,28 +130,31 @@ def train_step(
         "accumulate": accumulate,
     }
     found = gradients(state, batch, task_gradients=task_gradients, **network)
-    updates, opt_state = optimizer.update(found.slopes, state.opt_state, trained)
-    params, balance = optax.apply_updates(trained, updates)
-    memory = found.memory
+    scalars = scalars_of(found)
+    norms = (*scalars.values(), global_norm(found.batch_stats), global_norm(found.memory))
+    good = jnp.isfinite(jnp.stack(norms)).all()
+
+    def if_good(new: Any, old: Any, good: Array = good) -> Any:
+        return jax.tree.map(functools.partial(lax.select, good), new, old)
+
+    updates, opt_state = optimizer.update(found.slopes, state.opt_state, trained, good=good)
+    params, balance = if_good(optax.apply_updates(trained, updates), trained)
+    memory = if_good(found.memory, state.balancing["memory"])
     if balancing.look_back:
         before = in_order(found.losses, [task.name for task in tasks])
-        memory = balancing.look_back(before, losses_after(state, params, batch, **network), memory)
-    scalars = {**scalars_of(found), "param_norm": optax.tree.norm((params, balance))}
-    norms = (*scalars.values(), optax.tree.norm(found.batch_stats), optax.tree.norm(memory))
-    good = jnp.isfinite(jnp.stack(norms)).all()
-    updated = {
-        "params": params,
-        "batch_stats": found.batch_stats,
-        "balancing": {"trained": balance, "memory": memory},
-        "opt_state": opt_state,
-    }
-    kept = {name: getattr(state, name) for name in updated}
+        after = losses_after(state, params, batch, **network)
+        seen = balancing.look_back(before, after, memory)
+        memory = if_good(seen, memory, good & jnp.isfinite(global_norm(seen)))
     state = state.replace(
         step=state.step + 1,
+        params=params,
+        batch_stats=if_good(found.batch_stats, state.batch_stats),
+        balancing={"trained": balance, "memory": memory},
+        opt_state=opt_state,
         bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
         skipped=state.skipped + ~good,
-        **jax.tree.map(functools.partial(jnp.where, good), updated, kept),
     )
+    scalars["param_norm"] = global_norm((params, balance))
     # As floats: arrays of their own, since the state's are donated to the next step.
     counts = {name: jnp.float32(getattr(state, name)) for name in ("bad_in_row", "skipped")}
     return state, {**scalars, **counts}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -156,8 +157,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
         UserError: the config or the data has a fault, or the directory holds another run, is in use
             or cannot be written.
     """
+    train(config, make_experiment(config), directory)
+
+
+def train(
+    config: ml_collections.ConfigDict, experiment: Experiment, directory: epath.PathLike
+) -> None:
+    """`train_and_evaluate` with the experiment that the config comes to."""
     directory = workdir.absolute(directory)
-    experiment = make_experiment(config)
     # Before the workdir is made, so that a fault in pretrained weights leaves none behind.
     fresh = parallel.on_first(lambda: _check_workdir(directory, config))
     state = initial_state(config, experiment) if fresh else None
@@ -165,6 +172,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
         workdir.claimed(directory, config),
         open_checkpoints(config, directory, experiment.score) as checkpoints,
         StopSignal(experiment.mesh) as stop,
+        _garbage_left_alone() as settle,
     ):
         for damage in checkpoints.set_damaged_aside():
             say(f"{damage}: moved to {directory / DAMAGED}, going back to the checkpoint before.")
@@ -183,7 +191,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
                 experiment.train_data, start, config.data.threads, config.data.prefetch
             ) as batches,
         ):
-            after = functools.partial(_after_step, config, experiment, log, checkpoints, stop)
+            after = functools.partial(
+                _after_step, config, experiment, log, checkpoints, stop, settle
+            )
             if start and not checkpoints.evaluated(start) and not after(start, state):
                 return
             for step, batch in zip(
@@ -191,6 +201,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
             ):
                 batch = parallel.to_devices(batch, experiment.mesh)
                 state, scalars = experiment.train_step(state, batch)
+                if step == start + 1:
+                    settle()
                 rows = log.step(step, scalars)
                 bad_steps.watch(rows, config.max_bad_steps, experiment, state, directory)
                 every = config.panel_every_steps
@@ -201,6 +213,25 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
         checkpoints.wait()
         if jax.process_index() == 0:
             say(_report(directory, checkpoints))
+
+
+@contextlib.contextmanager
+def _garbage_left_alone() -> Iterator[Callable[[], None]]:
+    """Gives a function that takes what there is out of sight of Python's garbage collector.
+
+    Most of it stays for good, above all what JAX has traced: call it when something was compiled.
+    The collector, which goes through all objects whenever enough new ones have gathered, would
+    hold the host up for most of a second, in the midst of training.
+    """
+
+    def settle() -> None:
+        gc.collect()
+        gc.freeze()
+
+    try:
+        yield settle
+    finally:
+        gc.unfreeze()
 
 
 def _check_workdir(directory: epath.Path, config: ml_collections.ConfigDict) -> bool:
@@ -217,6 +248,7 @@ def _after_step(
     log: logs.TrainLog,
     checkpoints: Checkpoints,
     stop: StopSignal,
+    settle: Callable[[], None],
     step: int,
     state: steps.TrainState,
 ) -> bool:
@@ -234,9 +266,12 @@ def _after_step(
         else:
             log.evaluation(step, found.values, found.sums, panel)
             checkpoints.save(state, step, found.values)
+            settle()
     elif step % config.checkpoint.every_steps == 0:
+        log.flush()
         checkpoints.save(state, step)
     if stopped or (stop.reached() and step < total):
+        log.flush()
         checkpoints.save(state, step)
         checkpoints.wait()
         say(f"Stopped by {stop.name} at step {step}/{total}: run again to go on.")

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from emanet_jax import logs, summaries, writers
 from emanet_jax.tasks import tasks_for
@@ -51,6 +52,23 @@ def test_a_resumed_log_drops_what_lies_after_the_checkpoint(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 2, 3]
     assert math.isnan(rows[0]["train/loss"]) and rows[-1]["train/loss"] == 4
     assert logs.read_evaluations(path) == {2: {"depth/abs_m": 0.5}}
+
+
+def test_a_line_is_in_the_file_once_it_is_written(tmp_path):
+    path = epath.Path(tmp_path) / "metrics.jsonl"
+    writer = writers.JsonLinesWriter(path, resume_step=0)
+    writer.write_scalars(1, {"train/loss": 0.5})
+    assert logs.read_scalars(path) == [{"step": 1, "train/loss": 0.5}]
+
+
+def test_of_all_pictures_the_newest_panel_is_a_file(tmp_path):
+    path = epath.Path(tmp_path) / "panel.png"
+    writer = writers.PanelWriter(path)
+    for k in (1, 2):
+        writer.write_images(k, {writers.PANEL: np.full((1, 4, 6, 3), k, np.uint8)})
+        writer.write_images(k, {"semseg/confusion_matrix": np.zeros((1, 9, 9, 3), np.uint8)})
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.full((4, 6, 3), 2))
 
 
 def test_a_panel_shows_every_label_and_prediction_in_its_place():

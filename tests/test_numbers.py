@@ -101,7 +101,7 @@ def test_a_bad_step_changes_nothing_but_counts(method):
     assert (good.step, good.bad_in_row, good.skipped) == (4, 0, 2)
 
 
-def test_bad_gradients_or_parameters_alone_are_a_bad_step():
+def test_bad_gradients_or_statistics_alone_are_a_bad_step():
     class Root(Linear):
         """Adds sqrt(0 * x): 0, with a slope of infinity times 0."""
 
@@ -112,18 +112,34 @@ def test_bad_gradients_or_parameters_alone_are_a_bad_step():
             final = {k: v + jnp.sqrt(0 * factor) for k, v in predictions.final.items()}
             return predictions._replace(final=final)
 
+    class Overflowing(Linear):
+        """A running statistic that nothing reads becomes infinite."""
+
+        @nn.compact
+        def __call__(self, images, train):
+            unread = self.variable("batch_stats", "unread", jnp.ones, ())
+            unread.value = unread.value / 0 if train else unread.value
+            return Linear(name="linear")(images, train)
+
     start, step = training(Root())
     end, scalars = step(start, random_batch(2))
     assert np.isfinite(scalars["loss"]) and np.isnan(scalars["grad_norm"])
     assert equal(kept(end), kept(start)) and end.skipped == 1
 
+    start, step = training(Overflowing())
+    end, scalars = step(start, random_batch(2))
+    assert np.isfinite(scalars["loss"]) and np.isfinite(scalars["grad_norm"])
+    assert equal(kept(end), kept(start)) and end.skipped == 1
+
+
+def test_parameters_that_outgrow_float32_are_a_bad_step_from_the_next_on():
     start, _ = training(Linear())
     huge = optim.make_optimizer(optim.make_schedule("constant", 1e38, 100), 1e-4)
     _, step = training(Linear(), optimizer=huge)
-    start = start.replace(opt_state=huge.init((start.params, {})))
-    end, scalars = step(start, random_batch(2))
-    assert np.isfinite(scalars["grad_norm"]) and np.isinf(scalars["param_norm"])
-    assert equal(kept(end), kept(start)) and end.skipped == 1
+    one, _ = step(start.replace(opt_state=huge.init((start.params, {}))), random_batch(2))
+    assert one.skipped == 0 and all(np.isfinite(x).all() for x in jax.tree.leaves(kept(one)))
+    end, _ = step(one, random_batch(2))
+    assert equal(kept(end), kept(one)) and (end.skipped, end.bad_in_row) == (1, 1)
 
 
 def test_four_devices_agree_on_a_bad_step():

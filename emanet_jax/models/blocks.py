@@ -29,6 +29,7 @@ def _mix(bits: jax.Array) -> jax.Array:
     return bits ^ (bits >> 16)
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def _signed_uniform(key: jax.Array, shape: Sequence[int]) -> jax.Array:
     """U[-1, 1) in steps of 2^-23.
 
@@ -46,7 +47,7 @@ Start = Callable[[jax.Array, Sequence[int], int], jax.Array]  # (key, shape, fan
 
 def fan_in_uniform(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Array:
     """PyTorch's default start of kernels and biases alike: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return _signed_uniform(key, shape) / math.sqrt(fan_in)
+    return _signed_uniform(key, tuple(shape)) / math.sqrt(fan_in)
 
 
 def xavier_normal(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Array:
@@ -55,7 +56,7 @@ def xavier_normal(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Arra
         return jnp.zeros(shape, jnp.float32)
     *_, c, features = shape
     fan_out = fan_in // c * features
-    centred = _signed_uniform(key, shape) + 2.0**-24  # (-1, 1): the ends have no quantile
+    centred = _signed_uniform(key, tuple(shape)) + 2.0**-24  # (-1, 1): the ends have no quantile
     return lax.erf_inv(centred) * (2 / math.sqrt(fan_in + fan_out))
 
 
@@ -121,6 +122,10 @@ class DoublingConv(nn.Module):
         return add_bias(x.reshape(b, 2 * h, 2 * w, self.features), bias)
 
 
+# Jitted within a jitted step, here and in other small functions, so that networks of hundreds of
+# layers trace and lower each shape once.
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalised(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
@@ -133,6 +138,7 @@ def _normalised(
     return _normalised_forward(x, scale, bias, epsilon)[0]
 
 
+@functools.partial(jax.jit, static_argnames="epsilon")
 def _normalised_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[tuple, tuple]:
@@ -143,6 +149,7 @@ def _normalised_forward(
     return ((wide - mean) * (inverse * scale) + bias, mean, var), (x, scale, mean, inverse)
 
 
+@functools.partial(jax.jit, static_argnames="epsilon")
 def _normalised_backward(epsilon: float, saved: tuple, slopes: tuple) -> tuple:
     """In closed form: two sums over the pixels, and nothing kept but x and its statistics."""
     (x, scale, mean, inverse), (slope, _, _) = saved, slopes

@@ -52,6 +52,7 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> tup
     return conv(x, kernel, stride, dilation), (x, kernel)
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "dilation"))
 def _backward(stride: int, dilation: int, saved: tuple, slope: jax.Array) -> tuple:
     x, kernel = saved
     settings = {"stride": stride, "dilation": dilation}
@@ -124,8 +125,10 @@ def pixel_sums(x: jax.Array) -> jax.Array:
     """Sums over images and pixels: (b, h, w, c) to (c,)."""
 
     def by_products(x: jax.Array) -> jax.Array:
-        ones = jnp.ones(x.shape[:2], x.dtype)
-        return lax.dot_general(ones, x, (((0, 1), (0, 1)), ((), ()))).sum(0)
+        # Two rows of ones, of which one is read: a product of matrices is there in a library, that
+        # of a vector and a matrix would be compiled anew for every one of hundreds of sums.
+        ones = jnp.ones((2, *x.shape[:2]), x.dtype)
+        return lax.dot_general(ones, x, (((1, 2), (0, 1)), ((), ())))[0].sum(0)
 
     return lax.platform_dependent(x, cpu=by_products, default=lambda x: x.sum((0, 1, 2)))
 
