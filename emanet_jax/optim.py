@@ -109,15 +109,16 @@ def _adam(
         del params
         good = jnp.asarray(good)
         count = state.count + good
-        # A bad first step divides 0 by 0 here; it is not taken.
-        rate = -schedule(state.count) / (1 - b1**count)
-        correction = 1 - b2**count
+        rate, biases = -schedule(state.count), (1 - b1**count, 1 - b2**count)
         mu = jax.tree.map(lambda m, g: _moment(m, g, b1, good), state.mu, slopes)
         nu = jax.tree.map(lambda v, g: _moment(v, g * g, b2, good), state.nu, slopes)
-        steps = jax.tree.map(
-            lambda m, v: (rate * m / (jnp.sqrt(v / correction) + epsilon)).astype(m.dtype), mu, nu
-        )
-        return steps, optax.ScaleByAdamState(count, mu, nu)
+
+        def step(m: Array, v: Array) -> Array:
+            # A bad first step divides 0 by 0 here; it is not taken.
+            unit = m / (biases[0] * (jnp.sqrt(v / biases[1]) + epsilon))
+            return (rate * unit).astype(m.dtype)
+
+        return jax.tree.map(step, mu, nu), optax.ScaleByAdamState(count, mu, nu)
 
     def init(params: Any) -> optax.ScaleByAdamState:
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
