@@ -4,6 +4,7 @@ import csv
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -158,6 +159,27 @@ def test_scopes_are_those_of_the_program():
   ROOT %add = f32[] add(%a, %b)
 """
     assert longest.scopes(program) == {"dot.3": "jit(f)/Net/conv/dot_general"}
+
+
+def test_an_operation_ends_on_any_thread():
+    """XLA:CPU names an operation's end by an event, perhaps on another thread."""
+
+    def event(name, start, duration, **stats):
+        return SimpleNamespace(
+            name=name,
+            start_ns=start,
+            end_ns=start + duration,
+            duration_ns=duration,
+            stats=stats.items(),
+        )
+
+    steps = (0, 1000)
+    one = [event("dot.1", t, 5, hlo_op="dot.1") for t in steps]
+    one += [event("while.2", t, 500, hlo_op="while.2") for t in steps]
+    other = [event("end: dot.1", t + 40, 0) for t in steps]
+    for lines in ((one, other), (other, one)):
+        plane = SimpleNamespace(lines=[SimpleNamespace(events=events) for events in lines])
+        assert longest.durations(plane) == {"dot.1": 2 * 40}
 
 
 def test_every_network_has_a_backbone_to_be_measured_on():

@@ -72,6 +72,12 @@ def test_the_environment_comes_first_on_the_path(project):
     assert done.stdout.strip() == str(project / ".venv" / "bin" / "python")
 
 
+def test_large_pages_unless_the_environment_says_otherwise(project):
+    command = ("sh", "-c", "echo $GLIBC_TUNABLES")
+    assert run(project, *command, GLIBC_TUNABLES="").stdout.strip() == "glibc.malloc.hugetlb=1"
+    assert run(project, *command, GLIBC_TUNABLES="a.b=1").stdout.strip() == "a.b=1"
+
+
 def test_an_old_python_is_said_and_nothing_is_made(project):
     done = run(project, "true", TOO_OLD="1")
     assert done.returncode == 1 and "Python 3.11" in done.stderr
