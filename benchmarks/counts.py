@@ -1,5 +1,6 @@
 """What XLA counts of a program: operations as written, memory as compiled."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,3 +26,9 @@ def held_mib(compiled: jax.stages.Compiled) -> float:
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
     ) / 2**20
+
+
+def device_mib() -> float:
+    """MiB that JAX may take of a device; infinity where it does not say, as of CPUs."""
+    stats = jax.devices()[0].memory_stats()
+    return stats["bytes_limit"] / 2**20 if stats else math.inf

@@ -55,15 +55,15 @@ class Row(NamedTuple):
 
 
 HEADER = (
-    f"{'':12} {'precision':9} {'':8} {'compile':>8} {'a step':>11} {'images/s':>9} {'TFLOP':>7} "
-    f"{'TFLOP/s':>8} {'of peak':>8} {'memory':>11}"
+    f"{'':12} {'precision':9} {'':8} {'batch':>5} {'compile':>8} {'a step':>11} {'images/s':>9} "
+    f"{'TFLOP':>7} {'TFLOP/s':>8} {'of peak':>8} {'memory':>11}"
 )
 
 
 def line(row: Row) -> str:
     """The row as it is printed under HEADER."""
     return (
-        f"{row.network:12} {row.precision:9} {row.phase:8} {row.compile_s:6.1f} s "
+        f"{row.network:12} {row.precision:9} {row.phase:8} {row.batch:5} {row.compile_s:6.1f} s "
         f"{row.step_ms:8.1f} ms {row.images_per_s:9.2f} {row.tflop:7.3f} {row.tflops:8.3f} "
         f"{row.peak_share:8.1%} {row.memory_mib:7.0f} MiB"
     )
@@ -224,7 +224,7 @@ def measure(
     )
     if traces is None or not runs:
         return row, []
-    folder = traces / f"{program.network}-{program.precision}-{phase}"
+    folder = traces / f"{program.network}-{program.precision}-{program.batch_size}-{phase}"
     with jax.profiler.trace(str(folder)):
         for _ in range(3):
             jax.block_until_ready(step())

@@ -207,9 +207,17 @@ def test_train_step_prints_its_table(tmp_path):
     assert table[0][2] > 2 * table[1][2]
 
 
-@pytest.mark.parametrize("flag", ["--precision=float16", "--phases=eval"])
-def test_train_step_refuses_what_it_does_not_know(flag):
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--precision=float16", "is unknown; choose from "),
+        ("--phases=eval", "is unknown; choose from "),
+        ("--networks=unet", "is unknown; choose from stl, hps, "),
+        ("--batch=0", "is no number of images; write it as 8, or 8,32."),
+    ],
+)
+def test_train_step_refuses_what_it_does_not_know(flag, said):
     command = [sys.executable, "-m", "benchmarks.train_step", "--config=tests/tiny.py", flag]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {flag} is unknown; choose from ")
+    assert done.stderr.startswith(f"error: {flag} {said}")
