@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     # Imported here, so that flags are checked and --help answers before the libraries load.
     import jax
 
-    from emanet_jax import logs, parallel, train, workdir
+    from emanet_jax import evaluation, logs, parallel, workdir
     from emanet_jax.experiment import make_experiment
     from emanet_jax.models.ctal import adapt_resolution
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             adapt_resolution(state, *grids), parallel.replicated(experiment.mesh)
         )
         name = "x".join(map(str, image_size))
-        found, _ = train.evaluate_split(resized, experiment, adapted)
+        found, _ = evaluation.evaluate_split(resized, experiment, adapted)
         columns[name] = found.values
     print(f"trained at {trained[0]}x{trained[1]}, evaluated at:")
     print(logs.table(columns))

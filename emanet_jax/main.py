@@ -46,12 +46,12 @@ def _command() -> None:
 
     parallel.connect(*join)
     _keep_compiled(_WORKDIR.value)
-    from emanet_jax import train
+    from emanet_jax import evaluation, train
 
     if _MODE.value == "train":
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     else:
-        train.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
+        evaluation.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
 
 
 def _keep_compiled(directory: str) -> None:

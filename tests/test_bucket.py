@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from configs import saved
-from emanet_jax import findings, inference, train, workdir
+from emanet_jax import evaluation, findings, inference, train, workdir
 from emanet_jax.errors import UserError
 from tests import bucket, tiny
 from tests.commands import assert_same_metrics, assert_same_state, saved_steps
@@ -62,7 +62,7 @@ def test_a_run_on_a_bucket_is_the_run_on_a_disk(folder, tmp_path, capsys):
     assert saved_steps(run) == steps_before
     assert_same_state(run, tmp_path / "disk")
 
-    train.evaluate_workdir(RUN, "best")
+    evaluation.evaluate_workdir(RUN, "best")
     assert f"checkpoint: {RUN}/checkpoints/" in capsys.readouterr().out
     assert inference.load(RUN, "latest").checkpoint == epath.Path(RUN) / "checkpoints" / "8"
     other = config(tmp_path)

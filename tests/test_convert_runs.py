@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 from safetensors import safe_open
 
-from emanet_jax import convert, train, workdir
+from emanet_jax import convert, evaluation, workdir
 from emanet_jax.convert import readers, runs
 from emanet_jax.errors import UserError
 from emanet_jax.experiment import make_experiment, make_network, open_checkpoints
@@ -128,7 +128,7 @@ def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, capsys, caplo
     variables = random_variables("ema_net")
     runs.write_run(config, convert.export_torch(variables, "ema_net"), tmp_path / "run")
     with caplog.at_level("INFO", logger="emanet_jax"):
-        train.evaluate_workdir(tmp_path / "run", "best")
+        evaluation.evaluate_workdir(tmp_path / "run", "best")
     printed = capsys.readouterr().out
     assert "No checkpoint has been evaluated yet: this is the latest." in caplog.text
     assert "step 0" in printed and "semseg/miou_percent" in printed

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from emanet_jax import metrics, parallel, train
+from emanet_jax import evaluation, metrics, parallel
 from emanet_jax.boundaries import BoundaryCounts
 from emanet_jax.errors import UserError
 from emanet_jax.experiment import make_score
@@ -56,7 +56,7 @@ def batches():
 @pytest.mark.parametrize("rows", [1, 2])
 def test_host_metrics_see_every_real_image_once_on_any_mesh(rows):
     experiment = fake_experiment(rows)
-    values, _, first = train.evaluate(experiment, None, batches())
+    values, _, first = evaluation.evaluate(experiment, None, batches())
     assert list(values) == ["saliency/maxf_percent", "edge/loss", "edge/odsf_percent"]
     image, label, _ = images_and_labels()
     by_image = [
@@ -65,7 +65,7 @@ def test_host_metrics_see_every_real_image_once_on_any_mesh(rows):
     expected = metrics.total(by_image).compute()["odsf_percent"]
     assert values["edge/odsf_percent"] == pytest.approx(expected)
     assert first["predictions"]["edge"].shape == (4, 16, 24, 1)
-    without = train.evaluate(experiment, None, batches(), host_metrics=False)
+    without = evaluation.evaluate(experiment, None, batches(), host_metrics=False)
     assert without.values == {k: v for k, v in values.items() if k != "edge/odsf_percent"}
 
 
@@ -81,7 +81,7 @@ def test_host_metrics_see_every_real_image_once_on_any_mesh(rows):
     ],
 )
 def test_the_config_says_when_host_metrics_are_made(host_metrics, last, asked):
-    assert train.wants_host_metrics(host_metrics, last) is asked
+    assert evaluation.wants_host_metrics(host_metrics, last) is asked
 
 
 def checkpoint_config(best_metric="", reference=""):

@@ -38,11 +38,12 @@ ALLOWED = {
     "writers": {"errors", "workdir"},
     "summaries": {"tasks"},
     "cli": {"errors", "settings"},
-    "main": {"cli", "errors", "parallel", "train"},
+    "main": {"cli", "errors", "evaluation", "parallel", "train"},
 }
 # Above all the rest, so that they may import anything.
 JOINERS = {
     "train",
+    "evaluation",
     "compare",
     "experiment",
     "export",

@@ -9,7 +9,7 @@ from etils import epath
 from PIL import Image
 
 from benchmarks import resolution
-from emanet_jax import logs, train, workdir
+from emanet_jax import evaluation, logs, train, workdir
 from emanet_jax.errors import UserError
 from tests import tiny
 from tests.commands import run, start
@@ -170,7 +170,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished, data_dir):
 
 def test_mode_eval_repeats_the_numbers_of_the_run(finished, capsys):
     evaluations = logs.read_evaluations(epath.Path(finished[0]) / workdir.METRICS)
-    train.evaluate_workdir(finished[0], "latest")
+    evaluation.evaluate_workdir(finished[0], "latest")
     printed = capsys.readouterr().out
     assert f"step {STEPS}" in printed
     for name, value in evaluations[STEPS].items():
