@@ -99,8 +99,9 @@ def train_step(
     """One update; none where a number is not finite: then only `step` and the counts move.
 
     Of the losses, the gradients' norm, the running statistics and what the balancing remembers,
-    that is. Parameters are not looked at: finite gradients move them by no more than a few times the
-    learning rate, so that only one of 1e18 or more makes their norm infinite; later steps are bad.
+    that is. Parameters are not looked at: finite gradients move them by no more than a few times
+    the learning rate, so that only one of 1e18 or more makes their norm infinite, and the steps
+    after it bad.
 
     Args:
         state: donate it when jitting.
