@@ -22,8 +22,10 @@ import numpy as np
 
 from benchmarks.cityscapes_step import random_batch
 from benchmarks.timing import machine, size
-from emanet_jax import balancing, models, optim, parallel, sharing, steps
+from emanet_jax import balancing, models
+from emanet_jax.balancing import shared
 from emanet_jax.tasks import tasks_for
+from emanet_jax.training import optim, sharding, steps
 
 FIRST = "equal"  # what the others are compared with
 
@@ -57,7 +59,7 @@ def compiled_step(
     tasks = tasks_for("nyuv2")
     names = [task.name for task in tasks]
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
-    options = parallel.compiler_options(parallel.make_mesh())
+    options = sharding.compiler_options(sharding.make_mesh())
     balance = balancing.make_balancing(method, names, 100)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--methods", type=_methods, default=list(balancing.METHODS))
     parser.add_argument("--image_size", type=size, default=(96, 128), help="H,W")
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--task_gradients", choices=sharing.PASSES, default="looped")
+    parser.add_argument("--task_gradients", choices=shared.PASSES, default="looped")
     parser.add_argument("--rounds", type=int, default=5, help="steps of every method")
     parser.add_argument("--out", type=pathlib.Path, help="folder for balancing.csv")
     args = parser.parse_args(argv)

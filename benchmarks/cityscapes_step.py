@@ -17,8 +17,10 @@ import jax
 import numpy as np
 
 from benchmarks.timing import machine, size
-from emanet_jax import balancing, models, optim, parallel, steps
-from emanet_jax.tasks import Task, tasks_for
+from emanet_jax import balancing, models
+from emanet_jax.tasks import tasks_for
+from emanet_jax.training import optim, sharding, steps
+from emanet_jax.types import Task
 
 
 def random_batch(tasks: Sequence[Task], image_size: tuple[int, int]) -> dict:
@@ -39,7 +41,7 @@ def run(image_size: tuple[int, int], backbone: str, count: int, compile_only: bo
     tasks = tasks_for("cityscapes")
     model = models.build("ema_net", tasks, backbone=backbone, image_size=image_size)
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, count), l2=1e-4)
-    options = parallel.compiler_options(parallel.make_mesh())
+    options = sharding.compiler_options(sharding.make_mesh())
     balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(

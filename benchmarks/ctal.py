@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks.ctal_report import HEADER, Row, line, plot, skip, summary, write_csv
 from benchmarks.timing import machine, seconds
-from emanet_jax import parallel
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.models.ctal import CrossTaskAffinity, choose_implementation
+from emanet_jax.training import sharding
 
 POINTS = (
     "4x6x3 8x8x3 12x16x3 16x16x3 16x16x5 24x32x2 24x32x3x64 24x32x3x256 16x24x3x128x2 "
@@ -112,7 +112,7 @@ def relative_errors(tree: Any, reference: Any) -> list[float]:
 
 def measure(case: Case, names: Iterable[str], budget: int, grouped_pixels: int) -> list[Row]:
     """All implementations on one case."""
-    options = parallel.compiler_options(parallel.make_mesh())
+    options = sharding.compiler_options(sharding.make_mesh())
     params, features = parameters(case), case.features()
     auto, _ = choose_implementation(
         case.batch, case.tasks, case.channels, case.pixels, case.tasks, 4

@@ -1,9 +1,9 @@
 """Images a second that the input pipeline gives, and how long a training step would wait for them.
 
     python -m benchmarks.input_pipeline
-    python -m benchmarks.input_pipeline --forms=pascal_context --threads=1,4,8 --step_ms=250
+    python -m benchmarks.input_pipeline --layouts=pascal_context --threads=1,4,8 --step_ms=250
 
-For every form of data it builds records like those of the real data set (the same fields, types,
+For every layout of data it builds records like those of the real data set (the same fields, types,
 sizes and compression, with synthetic rooms in them) in a temporary folder, reads and augments them
 as training does, and prints a line for every number of threads, with and without config.data.cache.
 The share of waiting is measured with a step that only sleeps, as the host does while an accelerator
@@ -22,11 +22,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.timing import machine
-from configs import common
-from emanet_jax.tasks import Task, tasks_for
+from emanet_jax.config import default_config
+from emanet_jax.tasks import tasks_for
+from emanet_jax.types import Task
 
 
-class Form(NamedTuple):
+class Layout(NamedTuple):
     """What the records of a data set look like, and how its recipe augments them."""
 
     dataset: str
@@ -46,12 +47,12 @@ PASCAL = {
     "saturation": 0.5,
     "hue": 0.1,
 }
-FORMS = {
-    "synthrooms": Form("synthrooms", ((64, 96),), "uint8", (64, 96), {"flip": True}),
-    "nyuv2": Form("nyuv2", ((288, 384),), "float32", (288, 384), MTAN),
-    "cityscapes_mtan": Form("cityscapes", ((128, 256),), "float32", (128, 256), MTAN),
-    "cityscapes": Form("cityscapes", ((512, 1024),), "uint8", (512, 1024), MTAN),
-    "pascal_context": Form(
+LAYOUTS = {
+    "synthrooms": Layout("synthrooms", ((64, 96),), "uint8", (64, 96), {"flip": True}),
+    "nyuv2": Layout("nyuv2", ((288, 384),), "float32", (288, 384), MTAN),
+    "cityscapes_mtan": Layout("cityscapes", ((128, 256),), "float32", (128, 256), MTAN),
+    "cityscapes": Layout("cityscapes", ((512, 1024),), "uint8", (512, 1024), MTAN),
+    "pascal_context": Layout(
         "pascal_context", ((375, 500), (500, 375), (333, 500)), "uint8", (512, 512), PASCAL
     ),
 }
@@ -60,7 +61,7 @@ FORMS = {
 class Row(NamedTuple):
     """A line of the table."""
 
-    form: str
+    layout: str
     cache: bool
     threads: int
     images_per_second: float
@@ -68,15 +69,15 @@ class Row(NamedTuple):
     waiting: float  # share of the time of training
 
 
-def example(form: Form, tasks: Sequence[Task], index: int) -> dict[str, Any]:
+def example(layout: Layout, tasks: Sequence[Task], index: int) -> dict[str, Any]:
     """A room with the fields of a data set: image, every task's label, image_id."""
-    from emanet_jax.data.rooms import render_room
+    from emanet_jax.synthetic import render_room
 
-    room = render_room(0, index, form.sizes[index % len(form.sizes)])
+    room = render_room(0, index, layout.sizes[index % len(layout.sizes)])
     # Flat walls would be compressed to nothing, and read faster than what a sensor saw.
     noise = np.random.default_rng(index).normal(1, 0.01, room["normals"].shape)
     room["normals"] = (room["normals"] * noise).astype(np.float32)
-    image = room["image"] if form.image_dtype == "uint8" else np.float32(room["image"] / 255)
+    image = room["image"] if layout.image_dtype == "uint8" else np.float32(room["image"] / 255)
     fields = {"image": image, "image_id": str(index)}
     for task in tasks:
         classes = len(task.class_names) or 2
@@ -86,16 +87,16 @@ def example(form: Form, tasks: Sequence[Task], index: int) -> dict[str, Any]:
 
 
 def build(name: str, examples: int, folder: pathlib.Path) -> Any:
-    """The TFDS builder of a form's records."""
+    """The TFDS builder of a layout's records."""
     import tensorflow_datasets as tfds
     from absl import logging
 
-    from emanet_jax.data import listed, store
+    from emanet_jax.data import listed, records
 
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)
-    form = FORMS[name]
-    tasks = tasks_for(form.dataset)
+    layout = LAYOUTS[name]
+    tasks = tasks_for(layout.dataset)
 
     class Rooms(listed.ListedBuilder, skip_registration=True):
         """Rooms in the records of another data set; a number stands in place of files."""
@@ -106,12 +107,12 @@ def build(name: str, examples: int, folder: pathlib.Path) -> Any:
     config = listed.ListedConfig(
         name=name,
         listing={"train": numbers},
-        read=lambda paths: example(form, tasks, int(paths["number"].name)),
-        image_size=form.sizes[0] if len(form.sizes) == 1 else None,
-        image_dtype=form.image_dtype,
+        read=lambda paths: example(layout, tasks, int(paths["number"].name)),
+        image_size=layout.sizes[0] if len(layout.sizes) == 1 else None,
+        image_dtype=layout.image_dtype,
         tasks=tasks,
     )
-    return store.build(
+    return records.build(
         lambda: Rooms(config=config, data_dir=str(folder), file_format="array_record"),
         folder / "rooms",
     )
@@ -148,20 +149,20 @@ def waiting(batches: Iterator[dict], step_seconds: float, seconds: float) -> flo
 
 
 def measure(name: str, args: argparse.Namespace, folder: pathlib.Path) -> Iterator[Row]:
-    """Rows of one form: without and with the cache, for each number of threads."""
-    from emanet_jax.data import augment, pipeline
+    """Rows of one layout: without and with the cache, for each number of threads."""
+    from emanet_jax.data import augmentation, pipeline
 
-    form = FORMS[name]
-    settings = ConfigDict({**common.default_config().augment.to_dict(), **form.augment})
+    layout = LAYOUTS[name]
+    settings = ConfigDict({**default_config().augment.to_dict(), **layout.augment})
     builder = build(name, args.examples, folder)
     for cache in (False, True):
         dataset = pipeline.train_dataset(
             pipeline.load(builder, "train", cache=cache),
-            tasks_for(form.dataset),
+            tasks_for(layout.dataset),
             batch_size=args.batch_size,
             seed=0,
-            augmentation=augment.from_config(settings),
-            image_size=form.image_size,
+            augmentation=augmentation.from_config(settings),
+            image_size=layout.image_size,
         )
         for threads in args.threads:
             with pipeline.train_batches(dataset, 0, threads, args.prefetch) as batches:
@@ -176,30 +177,30 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--forms", default=",".join(FORMS), help="some of %(default)s")
+    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="some of %(default)s")
     parser.add_argument("--threads", default="1,2,4", help="numbers of threads, 0: none of its own")
-    parser.add_argument("--examples", type=int, default=64, help="of every form, rendered first")
+    parser.add_argument("--examples", type=int, default=64, help="of every layout, rendered first")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--prefetch", type=int, default=4, help="batches that are read ahead")
     parser.add_argument("--seconds", type=float, default=5.0, help="of every measurement")
     parser.add_argument("--step_ms", type=float, default=100.0, help="a training step's time")
     args = parser.parse_args(argv)
-    names = args.forms.split(",")
-    if not set(names) <= set(FORMS):
-        parser.error(f"argument --forms: '{args.forms}'; known: {', '.join(FORMS)}.")
+    names = args.layouts.split(",")
+    if not set(names) <= set(LAYOUTS):
+        parser.error(f"argument --layouts: '{args.layouts}'; known: {', '.join(LAYOUTS)}.")
     try:
         args.threads = [int(part) for part in args.threads.split(",")]
     except ValueError:
         parser.error(f"argument --threads: '{args.threads}' are no numbers such as 1,2,4.")
 
-    print(f"{machine()}; batches of {args.batch_size}, {args.examples} examples of each form")
-    titles = f"{'form':16}{'batch of':>12}{'cache':>7}{'threads':>9}{'images/s':>10}{'CPU ms':>8}"
+    print(f"{machine()}; batches of {args.batch_size}, {args.examples} examples of each layout")
+    titles = f"{'layout':16}{'batch of':>12}{'cache':>7}{'threads':>9}{'images/s':>10}{'CPU ms':>8}"
     print(f"{titles}{f'waiting at {args.step_ms:g} ms a step':>30}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             for row in measure(name, args, pathlib.Path(folder)):
-                size = "x".join(map(str, FORMS[name].image_size))
+                size = "x".join(map(str, LAYOUTS[name].image_size))
                 print(
                     f"{name:16}{size:>12}{'yes' if row.cache else 'no':>7}{row.threads:>9}"
                     f"{row.images_per_second:>10.0f}{row.cpu_ms:>8.1f}{100 * row.waiting:>28.1f} %",

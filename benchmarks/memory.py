@@ -22,9 +22,10 @@ from jax.experimental import topologies
 
 from benchmarks.cityscapes_step import random_batch
 from benchmarks.timing import machine, seconds, size
-from emanet_jax import balancing, models, optim, parallel, steps
+from emanet_jax import balancing, models
 from emanet_jax.models.remat import CHOICES, rematerialised
 from emanet_jax.tasks import tasks_for
+from emanet_jax.training import optim, sharding, steps
 
 
 class Row(NamedTuple):
@@ -57,8 +58,8 @@ def measure(
     dtype = jnp.dtype(precision)
     model = models.build(name, tasks, backbone=backbone, image_size=image_size, dtype=dtype)
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
-    mesh = parallel.make_mesh(devices=[device or jax.devices()[0]])
-    options = parallel.compiler_options(mesh)
+    mesh = sharding.make_mesh(devices=[device or jax.devices()[0]])
+    options = sharding.compiler_options(mesh)
     balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
@@ -76,7 +77,7 @@ def measure(
     )
     start = time.perf_counter()
     # Not donated, so that the same state can be stepped from again: donation saves its 2nd copy.
-    jitted = jax.jit(step, compiler_options=options, in_shardings=parallel.replicated(mesh))
+    jitted = jax.jit(step, compiler_options=options, in_shardings=sharding.replicated(mesh))
     compiled = jitted.lower(jax.eval_shape(create), batch).compile()
     compile_s = time.perf_counter() - start
     temporaries = compiled.memory_analysis().temp_size_in_bytes / 2**20

@@ -18,8 +18,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from benchmarks.timing import machine, size
-from emanet_jax import balancing, models, optim, parallel, steps
-from emanet_jax.tasks import Task, tasks_for
+from emanet_jax import balancing, models
+from emanet_jax.tasks import tasks_for
+from emanet_jax.training import optim, sharding, steps
+from emanet_jax.types import Task
 
 # How many devices share a batch, and how many of them an image.
 MESHES = ((1, 1), (4, 1), (2, 2), (1, 2), (1, 4))
@@ -56,19 +58,19 @@ def memory(
         statistics="imagenet",
     )
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
-    on_all = parallel.replicated(mesh)
+    on_all = sharding.replicated(mesh)
 
     def placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     state = jax.tree.map(lambda x: placed(x, on_all), jax.eval_shape(create))
     batch = batch_shapes(tasks, b, image_size)
-    batch = jax.tree.map(placed, batch, parallel.batch_shardings(batch, mesh))
+    batch = jax.tree.map(placed, batch, sharding.batch_shardings(batch, mesh))
     jitted = jax.jit(
         step,
         donate_argnums=0,
         out_shardings=on_all,
-        compiler_options=parallel.compiler_options(mesh),
+        compiler_options=sharding.compiler_options(mesh),
     )
     analysis = jitted.lower(state, batch).compile().memory_analysis()
     return analysis.temp_size_in_bytes / 2**20, analysis.argument_size_in_bytes / 2**20
@@ -93,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for data, rows in MESHES:
         if data * rows > jax.device_count() or args.batch_size % data:
             continue
-        mesh = parallel.make_mesh(rows, jax.devices()[: data * rows])
-        parallel.check_batch_size("batch_size", args.batch_size, mesh)
-        parallel.check_rows(args.image_size, mesh)
+        mesh = sharding.make_mesh(rows, jax.devices()[: data * rows])
+        sharding.check_batch_size("batch_size", args.batch_size, mesh)
+        sharding.check_spatial(args.image_size, mesh)
         temporaries, arguments = memory(
             args.model, args.backbone, args.image_size, args.batch_size, mesh
         )

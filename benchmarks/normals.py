@@ -17,9 +17,9 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.timing import machine, size
-from emanet_jax.data import camera
+from emanet_jax import camera
 from emanet_jax.data.normals import DISPARITY_STEP, normals_from_depth
-from emanet_jax.data.rooms import render_room
+from emanet_jax.synthetic import render_room
 
 LIMITS = (11.25, 22.5, 30.0)  # degrees
 

@@ -33,7 +33,7 @@ def at_size(
 
 def restore(config: ml_collections.ConfigDict, directory: epath.Path) -> Any:
     """The train state of the best checkpoint of a run."""
-    from emanet_jax.experiment import make_experiment, open_checkpoints
+    from emanet_jax.training.experiment import make_experiment, open_checkpoints
 
     experiment = make_experiment(config)
     with open_checkpoints(config, directory, experiment.score, read_only=True) as checkpoints:
@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     # Imported here, so that flags are checked and --help answers before the libraries load.
     import jax
 
-    from emanet_jax import evaluation, logs, parallel, workdir
-    from emanet_jax.experiment import make_experiment
     from emanet_jax.models.ctal import adapt_resolution
+    from emanet_jax.training import evaluation, logs, sharding, workdir
+    from emanet_jax.training.experiment import make_experiment
 
     directory = args.workdir.absolute()
     config = workdir.load_config(directory)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         resized = at_size(config, image_size)
         experiment = make_experiment(resized)
         adapted = jax.device_put(
-            adapt_resolution(state, *grids), parallel.replicated(experiment.mesh)
+            adapt_resolution(state, *grids), sharding.replicated(experiment.mesh)
         )
         name = "x".join(map(str, image_size))
         found, _ = evaluation.evaluate_split(resized, experiment, adapted)

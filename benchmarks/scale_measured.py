@@ -6,8 +6,9 @@ import jax
 
 from benchmarks import steps_measured
 from benchmarks.scale_report import Row
-from configs import common
-from emanet_jax.tasks import DATASET_TASKS, Task
+from emanet_jax.config import default_config
+from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.types import Task
 
 
 def all_tasks() -> tuple[Task, ...]:
@@ -57,7 +58,7 @@ def measure(
         most_mib: a program that holds more is not run, its time NaN.
     """
     tasks = all_tasks()[:count]
-    config = common.default_config()
+    config = default_config()
     config.data.image_size = image_size
     config.task_weights = {task.name: 1.0 for task in tasks}
     program = steps_measured.make_program(config, batch_size, precision, "ema_net", backbone, tasks)

@@ -4,7 +4,7 @@
     python -m benchmarks.step_times --arms=nothing,everything --csv=runs/times.csv
     python -m benchmarks.step_times --config=configs/nyuv2.py --steps=200 --picture=runs/times.png
 
-Runs the training loop of emanet_jax.train as it is, in temporary workdirs, in several arms:
+Runs the training loop of emanet_jax.training.loop as it is, in temporary workdirs, in several arms:
 "nothing" logs, evaluates and saves at its end alone and reads its batches in the loop's thread;
 "prefetch" reads ahead with config.data.threads and config.data.prefetch; the others do that and one
 thing more, or everything. Each round runs all arms in turn, in another order; everything is
@@ -48,7 +48,7 @@ from emanet_jax.errors import UserError
 if TYPE_CHECKING:
     import ml_collections
 
-    from emanet_jax.experiment import Experiment
+    from emanet_jax.training.experiment import Experiment
 
 # What each arm does beside training; "prefetch" stands for reading ahead.
 ARMS: dict[str, tuple[str, ...]] = {
@@ -139,7 +139,7 @@ def run_arm(
     """
     import jax
 
-    from emanet_jax import train
+    from emanet_jax.training import loop
 
     never = total_steps + 1
     config = config.copy_and_resolve_references().unlock()
@@ -159,7 +159,7 @@ def run_arm(
             ),
         )
         with contextlib.redirect_stdout(output):
-            train.train(config.lock(), experiment, directory)
+            loop.train(config.lock(), experiment, directory)
     done = sum(call.kind == "train" for call in recorder.calls)
     if done < total_steps:
         raise UserError(f"the run in {directory} was stopped at step {done}: nothing is written.")
@@ -186,7 +186,7 @@ def measure(
         every: {kind of KINDS: steps between}, of the arms that have the kind.
         skip: first steps of a run, not counted.
     """
-    from emanet_jax.experiment import make_experiment
+    from emanet_jax.training.experiment import make_experiment
 
     experiment = make_experiment(config)
     print("warming up", flush=True)

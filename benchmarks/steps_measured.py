@@ -19,10 +19,12 @@ from benchmarks.counts import held_mib, operations
 from benchmarks.longest import longest_operations
 from benchmarks.peaks import peak_tflops
 from benchmarks.timing import wall_and_cpu
-from configs.common import USUAL_BACKBONES
-from emanet_jax import balancing, models, optim, parallel, settings, steps
+from emanet_jax import balancing, models
+from emanet_jax.config import USUAL_BACKBONES, check_config
 from emanet_jax.models.remat import rematerialised
-from emanet_jax.tasks import Task, tasks_for
+from emanet_jax.tasks import tasks_for
+from emanet_jax.training import optim, sharding, steps
+from emanet_jax.types import Task, TrainState
 
 
 class Program(NamedTuple):
@@ -32,7 +34,7 @@ class Program(NamedTuple):
     precision: str
     batch_size: int
     phases: Mapping[str, Callable]  # {"train", "predict"}: (state, batch) to what comes back
-    create: Callable[[], steps.TrainState]
+    create: Callable[[], TrainState]
     batch: Any  # {"image", "labels", "mask"}, on the host
     mesh: jax.sharding.Mesh
 
@@ -106,7 +108,7 @@ def make_program(
     Raises:
         UserError: the config's values are none that it may have, or do not fit each other.
     """
-    settings.check(config)
+    check_config(config)
     if tasks is None:
         tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
     image_size = tuple(config.data.image_size)
@@ -126,9 +128,9 @@ def make_program(
         config.optimizer.clip_norm,
     )
     balance = balancing.from_config(config, tasks, steps_per_epoch=1)
-    mesh = parallel.make_mesh(config.mesh.rows)
-    parallel.check_batch_size("batch_size", batch_size, mesh)
-    parallel.check_rows(image_size, mesh)
+    mesh = sharding.make_mesh(config.mesh.spatial)
+    sharding.check_batch_size("batch_size", batch_size, mesh)
+    sharding.check_spatial(image_size, mesh)
     train = functools.partial(
         steps.train_step,
         model=rematerialised(model, config.remat),
@@ -141,7 +143,7 @@ def make_program(
         task_gradients=config.task_gradients,
     )
 
-    def predict(state: steps.TrainState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def predict(state: TrainState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         return steps.predict(
             {"params": state.params, "batch_stats": state.batch_stats},
             batch["image"],
@@ -184,14 +186,14 @@ def measure(
         The row, and lines on the operations of the trace that took longest.
     """
     mesh, run = program.mesh, program.phases[phase]
-    jit = functools.partial(jax.jit, compiler_options=parallel.compiler_options(mesh))
-    on_all = parallel.replicated(mesh)
-    batch = parallel.to_devices(program.batch, mesh)
+    jit = functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
+    on_all = sharding.replicated(mesh)
+    batch = sharding.to_devices(program.batch, mesh)
     shapes = jax.eval_shape(program.create)
     if phase == "train":
         jitted = jit(run, donate_argnums=0, out_shardings=(on_all, on_all))
     else:
-        jitted = jit(run, out_shardings=parallel.maps(mesh))
+        jitted = jit(run, out_shardings=sharding.maps(mesh))
     start = time.perf_counter()
     compiled = jitted.lower(_placed(shapes, on_all), batch).compile()
     compile_s = time.perf_counter() - start

@@ -6,7 +6,7 @@ r"""Cityscapes, 19 classes and disparity, 128x256: the recipe of EMA-Net's paper
 `manual_dir` holds {train,val}/{image,label_7,label_19,depth}/{i}.npy (2975 + 500 images), the copy
 that MTAN's authors share (github.com/lorenmt/mtan). The files of
 www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip,
-disparity_trainvaltest.zip; a login; 11 + 0.3 + 3.5 GB) are read with --config.data.form=official,
+disparity_trainvaltest.zip; a login; 11 + 0.3 + 3.5 GB) are read with --config.data.layout=official,
 at any --config.data.image_size up to 1024x2048. --config.data.classes=7 takes the 7 categories.
 
 Other networks: --config=configs/cityscapes.py:model=mti_net, and with another backbone
@@ -18,15 +18,15 @@ are fetched once; --config.model.pretrained= starts from random ones. Not run.
 
 import ml_collections
 
-from configs import common
+from emanet_jax.config import IMAGENET, from_argument
 
 MULTI_SCALE = ("mti_net", "ema_net_ms")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config; `arg` is "model=NAME,backbone=NAME,variant=NAME", each part optional."""
-    config = common.from_argument(arg)
-    config.model.pretrained = common.IMAGENET.get(config.model.backbone, "")
+    config = from_argument(arg)
+    config.model.pretrained = IMAGENET.get(config.model.backbone, "")
     config.data.dataset = "cityscapes"
     config.data.image_size = (128, 256)
     config.tasks = ("semseg", "depth")

@@ -4,7 +4,7 @@
         --config.data.manual_dir=/data/nyuv2
 
 `manual_dir` holds {train,val}/{image,label,depth,normal}/{i}.npy (795 + 654 images); the data set's
-own nyu_depth_v2_labeled.mat is read with --config.data.form=labeled.
+own nyu_depth_v2_labeled.mat is read with --config.data.layout=labeled.
 Other networks: --config=configs/nyuv2.py:model=mti_net, and with another backbone
 configs/nyuv2.py:model=hps,backbone=resnet50; `python -m emanet_jax.models` lists them.
 
@@ -16,13 +16,13 @@ ones. None of them has been run to its end with this code yet.
 
 import ml_collections
 
-from configs import common
+from emanet_jax.config import IMAGENET, from_argument
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config; `arg` is "model=NAME,backbone=NAME,variant=NAME", each part optional."""
-    config = common.from_argument(arg)
-    config.model.pretrained = common.IMAGENET.get(config.model.backbone, "")
+    config = from_argument(arg)
+    config.model.pretrained = IMAGENET.get(config.model.backbone, "")
     if config.model.backbone == "segnet":
         config.batch_size = 2
         config.optimizer.schedule = "halved"

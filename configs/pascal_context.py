@@ -19,17 +19,17 @@ Not run.
 
 import ml_collections
 
-from configs import common
+from emanet_jax.config import IMAGENET, from_argument
 
 CTAL = ("ema_net", "ema_net_ms")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config; `arg` is "model=NAME,backbone=NAME,variant=NAME", each part optional."""
-    config = common.from_argument(arg, backbone="swin_v2_s")
-    config.model.pretrained = common.IMAGENET.get(config.model.backbone, "")
+    config = from_argument(arg, backbone="swin_v2_s")
+    config.model.pretrained = IMAGENET.get(config.model.backbone, "")
     config.data.dataset = "pascal_context"
-    config.data.form = "pascal_mt"
+    config.data.layout = "pascal_mt"
     config.data.image_size = (512, 512)
     config.tasks = ("semseg", "normals", "saliency", "edge", "human_parts")
     config.task_weights = ml_collections.ConfigDict(

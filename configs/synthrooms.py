@@ -8,14 +8,14 @@ mean angle between normals.
 
 import ml_collections
 
-from configs import common
+from emanet_jax.config import from_argument
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config; `arg` is "model=NAME,backbone=NAME,variant=NAME", each part optional."""
-    config = common.from_argument(arg)
+    config = from_argument(arg)
     config.data.dataset = "synthrooms"
-    config.data.form = ""
+    config.data.layout = ""
     config.data.image_size = (64, 96)
     config.data.train_examples = 240
     config.data.val_examples = 48

@@ -15,13 +15,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from emanet_jax.config import LARGEST_SIDE
 from emanet_jax.errors import UserError
-from emanet_jax.settings import LARGEST_SIDE
 
 flags.disclaim_key_flags()  # so that --help shows those that are made here as the command's own
 
 _CONFIG_FLAGS = ("--config", "-config")
-_SAVED = pathlib.Path(__file__).parent.parent / "configs" / "saved.py"  # reads a config.json
+_SAVED = pathlib.Path(__file__).parent / "config.py"  # whose get_config reads a config.json
 # What a faulty config file can raise.
 _FAULTS_OF_CODE = (
     ArithmeticError,
@@ -121,7 +121,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         key = str(error.args[0]).strip("\"'").split("'")[0]
         given = [arg for arg in argv if arg.startswith("--config.") and key in arg]
         raise UserError(
-            f"{' '.join(given)}: the config has no key '{key}'; configs/common.py lists all keys."
+            f"{' '.join(given)}: the config has no key '{key}'; emanet_jax/config.py has all."
         ) from error
     except (TypeError, flags.Error) as error:
         raise UserError(" ".join(str(error).split())) from error

@@ -13,12 +13,13 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from emanet_jax import models, parallel, steps, workdir
+from emanet_jax import models
 from emanet_jax.data import resize
-from emanet_jax.experiment import first_state, make_network, make_score, open_checkpoints
 from emanet_jax.models.ctal import adapt_resolution
-from emanet_jax.ops import widen
-from emanet_jax.tasks import Task
+from emanet_jax.ops import upcast
+from emanet_jax.training import sharding, steps, workdir
+from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
+from emanet_jax.types import Task
 
 # Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
 _STRIDES = {"pyramid": 4, "single": 32, "segnet": 1}
@@ -95,7 +96,7 @@ def predictor(
             tasks=tasks or trained.tasks,
             statistics=trained.config.image_statistics,
         ),
-        compiler_options=parallel.compiler_options(parallel.make_mesh(devices=jax.devices()[:1])),
+        compiler_options=sharding.compiler_options(sharding.make_mesh(devices=jax.devices()[:1])),
     )
     return functools.partial(predict, jax.device_put(trained.variables))
 
@@ -106,7 +107,7 @@ Raw = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 def _both(task: Task) -> Task:
     """The task with a network's map before its activation beside the one after it."""
-    return dataclasses.replace(task, activation=lambda x: (widen(x), task.activation(x)))
+    return dataclasses.replace(task, activation=lambda x: (upcast(x), task.activation(x)))
 
 
 class AnySize:

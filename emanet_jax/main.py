@@ -42,14 +42,14 @@ def _command() -> None:
         raise UserError("--mode=train needs --config, such as --config=configs/synthrooms.py.")
     join = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
     # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax import parallel
+    from emanet_jax.training import sharding
 
-    parallel.connect(*join)
+    sharding.connect(*join)
     _keep_compiled(_WORKDIR.value)
-    from emanet_jax import evaluation, train
+    from emanet_jax.training import evaluation, loop
 
     if _MODE.value == "train":
-        train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+        loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     else:
         evaluation.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
 

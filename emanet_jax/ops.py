@@ -14,14 +14,14 @@ def wide_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def widen(x: Array) -> Array:
+def upcast(x: Array) -> Array:
     """Half precision to float32; float32 and float64 stay as they are."""
     return x.astype(wide_dtype(x.dtype))
 
 
 def unit_vectors(x: Array) -> Array:
     """Divides by the norm over the last axis, x / max(|x|, 1e-12); finite gradients at zero."""
-    wide = widen(x)
+    wide = upcast(x)
     squares = jnp.sum(wide * wide, axis=-1, keepdims=True)
     return (wide * lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)
 
@@ -53,7 +53,7 @@ def global_norm(tree: Any) -> Array:
     On CPUs as one sum over all arrays side by side: there a sum for each of hundreds of arrays,
     which accelerators fuse, takes seconds to compile.
     """
-    leaves = [widen(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = [upcast(leaf) for leaf in jax.tree.leaves(tree)]
     if not leaves:
         return jnp.zeros(())
 

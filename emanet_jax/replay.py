@@ -13,9 +13,9 @@ _WORKDIR = cli.define_path("workdir", "Folder of the run that stopped.")
 
 def _command() -> None:
     # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax import findings
+    from emanet_jax.training import debug_nan
 
-    print(findings.report(findings.replay(_WORKDIR.value)))
+    print(debug_nan.report(debug_nan.replay(_WORKDIR.value)))
 
 
 if __name__ == "__main__":

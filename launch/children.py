@@ -16,9 +16,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from emanet_jax import workdir
 from emanet_jax.errors import UserError
-from emanet_jax.logs import duration
+from emanet_jax.training import workdir
+from emanet_jax.training.logs import duration
 
 LOG = "log.txt"
 _SECONDS_BETWEEN_LOOKS = 0.2

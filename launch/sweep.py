@@ -48,8 +48,9 @@ _DEVICES = "import jax; print(jax.default_backend(), jax.local_device_count())"
 
 def _command() -> int:
     # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax import models, settings
+    from emanet_jax import models
     from emanet_jax.balancing import METHODS
+    from emanet_jax.config import check_config
     from launch import children
 
     if _CONFIG.value is None:
@@ -65,7 +66,7 @@ def _command() -> int:
         _config_file(), directory, networks, _seeds(), balancings, children.overrides(sys.argv)
     )
     for run in runs:
-        settings.check(run.config())
+        check_config(run.config())
     slots = children.make_slots(*_devices(), _PARALLEL.value, os.environ)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import orbax.checkpoint as ocp
 
-from emanet_jax import workdir
+from emanet_jax.training import workdir
 from tests.conftest import QUICK_COMPILATION, ROOT
 
 # The cheapest run: one task on the smallest backbone; every step logged and saved.

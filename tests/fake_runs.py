@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from emanet_jax import environment, workdir
 from emanet_jax.tasks import tasks_for
+from emanet_jax.training import environment, workdir
 from tests import tiny
 
 NETWORK = "backbone=segnet_tiny"
@@ -58,7 +58,12 @@ def write_checkpoint(directory: Path, config, step: int = STEPS) -> None:
     import jax
 
     from emanet_jax import inference
-    from emanet_jax.experiment import first_state, make_network, make_score, open_checkpoints
+    from emanet_jax.training.experiment import (
+        first_state,
+        make_network,
+        make_score,
+        open_checkpoints,
+    )
 
     tasks, model = make_network(config)
     shapes = inference.shapes(model, tuple(config.data.image_size))

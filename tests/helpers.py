@@ -5,8 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from emanet_jax import balancing, models, optim, steps
+from emanet_jax import balancing, models
 from emanet_jax.tasks import tasks_for
+from emanet_jax.training import optim, steps
 
 TASKS = tasks_for("synthrooms")
 WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 1.0}

@@ -76,9 +76,11 @@ def test_cityscapes_step_reports_memory(capsys):
 
 
 def test_input_pipeline_measures_every_form_of_records(capsys):
-    flags = ["--forms=synthrooms,cityscapes_mtan,pascal_context", "--threads=0,2", "--examples=3"]
+    flags = ["--layouts=synthrooms,cityscapes_mtan,pascal_context", "--threads=0,2", "--examples=3"]
     rows = input_pipeline.main([*flags, "--batch_size=2", "--seconds=0.01", "--step_ms=1"])
-    assert [row.form for row in rows] == [form for form in flags[0][8:].split(",") for _ in "1234"]
+    assert [row.layout for row in rows] == [
+        layout for layout in flags[0][8:].split(",") for _ in "1234"
+    ]
     assert [(row.cache, row.threads) for row in rows[:4]] == [
         (cache, threads) for cache in (False, True) for threads in (0, 2)
     ]
@@ -89,7 +91,7 @@ def test_input_pipeline_measures_every_form_of_records(capsys):
     assert "512x512" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag", ["--forms=kitti", "--threads=many"])
+@pytest.mark.parametrize("flag", ["--layouts=kitti", "--threads=many"])
 def test_input_pipeline_refuses_what_it_does_not_know(flag, capsys):
     with pytest.raises(SystemExit):
         input_pipeline.main([flag])

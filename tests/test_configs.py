@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from emanet_jax import balancing, experiment, models, optim
-from emanet_jax.data import augment, specs
+from emanet_jax import balancing, models
+from emanet_jax.data import augmentation, registry
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
+from emanet_jax.training import experiment, optim
 from tests.conftest import ROOT
 from tests.menu import slow_but
 
@@ -55,10 +56,10 @@ def test_every_config_builds_every_network(config, name):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_value_of_a_config_is_one_that_the_code_knows(config, name):
     settings = load(config, f"model={name}")
-    assert specs.spec_for(settings.data).name == settings.data.dataset
+    assert registry.spec_for(settings.data).name == settings.data.dataset
     for task in tasks_for(settings.data.dataset, settings.tasks, settings.data.classes):
         assert experiment.task_weight(settings, task) > 0
-    augment.from_config(settings.augment)
+    augmentation.from_config(settings.augment)
     optim.make_schedule(settings.optimizer.schedule, settings.optimizer.learning_rate, 100)
     balancing.make_balancing(settings.balancing, settings.tasks, 10)
 

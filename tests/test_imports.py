@@ -11,111 +11,110 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "emanet_jax"
 
-# What each part may import of the package; data and models never import each other.
-ALLOWED = {
-    "errors": set(),
-    "ops": set(),
-    "palettes": set(),
-    "losses": {"ops"},
-    "metrics": {"losses", "ops"},
-    "boundaries": {"metrics"},
-    "tasks": {"boundaries", "errors", "losses", "metrics", "ops", "palettes"},
-    "data": {"cli", "errors", "palettes", "settings", "summaries", "tasks", "data"},
-    "models": {"cli", "errors", "ops", "tasks", "models"},
-    "convert": {"convert", "errors", "models"},
-    "optim": {"errors", "ops"},
-    "settings": {"errors"},
-    "parallel": {"errors"},
-    "balancing": {"balancing", "errors"},
-    "sharing": {"balancing", "errors"},
-    "gradients": {"balancing", "losses", "ops", "sharing"},
-    "steps": {"balancing", "gradients", "metrics", "ops", "tasks"},
-    "stop": set(),
-    "checkpoint": {"errors", "parallel", "steps", "workdir"},
-    "environment": {"errors", "workdir"},
-    "workdir": {"errors", "parallel"},
-    "charts": {"tasks"},
-    "writers": {"errors", "workdir"},
-    "summaries": {"tasks"},
-    "cli": {"errors", "settings"},
-    "main": {"cli", "errors", "evaluation", "parallel", "train"},
-}
-# Above all the rest, so that they may import anything.
-JOINERS = {
-    "train",
-    "evaluation",
-    "compare",
-    "experiment",
-    "export",
-    "findings",
-    "logs",
-    "bad_steps",
-    "replay",
-    "inference",
-    "predict",
-}
-COMMANDS = {"convert/__main__.py", "convert/runs.py"}  # likewise
-WITHOUT_TENSORFLOW = [
-    "models",
-    "losses",
-    "metrics",
-    "tasks",
-    "balancing",
-    "steps",
-    "optim",
-    "convert",
-    "parallel",
-    "stop",
-]
+# From the ground up; a folder or a module imports only those above it in this list, and itself.
+ORDER = (
+    ("errors", "ops", "camera"),
+    ("types",),
+    ("config", "cpu"),
+    ("cli",),
+    ("tasks",),
+    ("balancing", "synthetic"),
+    ("models", "data"),
+    ("training",),
+    ("inference",),
+    ("main", "predict", "compare", "export", "convert", "replay"),
+)
+WITHOUT_TENSORFLOW = ("models.registry", "tasks", "balancing", "training.steps", "convert", "cpu")
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}
 
 
-def imported_parts(path: pathlib.Path) -> set[str]:
-    """Top-level parts of the package that a file imports, type-checking imports left out."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    names = set()
-    for node in set(ast.walk(tree)) - typing_only:
-        if isinstance(node, ast.ImportFrom) and node.module == "emanet_jax":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("emanet_jax."):
-            names.add(node.module.split(".")[1])
+def name_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports(module: str) -> set[str]:
+    """Modules of the package that a module imports, anywhere in it, for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("emanet_jax.")}
-    return names
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name in MODULES} - {module}
 
 
-def part_of(path: pathlib.Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+IMPORTS = {module: imports(module) for module in MODULES}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
-)
-def test_imports_point_one_way(path):
-    part = part_of(path)
-    if part == "__init__":
-        assert not imported_parts(path)
-    elif part not in JOINERS and str(path.relative_to(PACKAGE)) not in COMMANDS:
-        assert imported_parts(path) <= ALLOWED[part], f"{part} imports too much"
+def part_of(module: str) -> str:
+    """The folder or the module directly below the package."""
+    return ".".join(module.split(".")[1:2])
+
+
+def test_no_import_leads_back():
+    done = set()
+
+    def visit(module, path):
+        assert module not in path, f"circle: {' -> '.join([*path, module])}"
+        if module not in done:
+            for other in IMPORTS[module]:
+                visit(other, [*path, module])
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, [])
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_one_way(module):
+    floors = {part: floor for floor, parts in enumerate(ORDER) for part in parts}
+    part = part_of(module)
+    if part:
+        others = {part_of(other) for other in IMPORTS[module]} - {part, ""}
+        upwards = [other for other in others if floors[other] >= floors[part]]
+        assert not upwards, f"{module} imports {upwards}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_the_package_never_imports_recipes(module):
+    text = MODULES[module].read_text()
+    for node in ast.walk(ast.parse(text)):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not any(name.split(".")[0] in ("configs", "benchmarks") for name in names), module
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that are loaded after a piece of code."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('loaded:', *sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split("loaded:")[-1].split())
 
 
 def test_device_code_imports_without_tensorflow():
     modules = ", ".join(f"emanet_jax.{name}" for name in WITHOUT_TENSORFLOW)
-    code = f"import sys, {modules}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert not HEAVY & set(done.stdout.split())
+    assert not HEAVY & loaded(f"import {modules}")
+
+
+def test_ctal_loads_no_backbone():
+    names = loaded("import emanet_jax.models.ctal")
+    assert "emanet_jax.models.ctal" in names
+    assert not any("backbones" in name or "networks" in name for name in names)
 
 
 # Commands that print their help before anything slow is loaded, and those whose packages need JAX.
-LOAD_NOTHING = ("main", "predict", "replay", "compare", "export")
+LOAD_NOTHING = ("main", "predict", "compare", "export", "replay")
 LOAD_JAX = ("convert", "data.check", "models")
 SLOW = {"jax", "tensorflow", "tensorflow_datasets", "clu", "grain", "orbax"}
 
@@ -130,6 +129,6 @@ def test_help_loads_nothing_that_is_slow(command):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    usage, loaded = done.stdout.split("loaded:")
+    usage, modules = done.stdout.split("loaded:")
     assert "  --workdir: " in usage or "  --output: " in usage or "  --model: " in usage, usage
-    assert SLOW & set(loaded.split()) <= ({"jax"} if command in LOAD_JAX else set())
+    assert SLOW & set(modules.split()) <= ({"jax"} if command in LOAD_JAX else set())

@@ -9,8 +9,8 @@ from etils import epath
 from PIL import Image
 
 from benchmarks import resolution
-from emanet_jax import evaluation, logs, train, workdir
 from emanet_jax.errors import UserError
+from emanet_jax.training import evaluation, logs, loop, workdir
 from tests import tiny
 from tests.commands import run, start
 from tests.conftest import ROOT
@@ -23,7 +23,7 @@ def checkpoint_bytes(directory, config):
     """Every array of the latest checkpoint, by path."""
     import jax
 
-    from emanet_jax.experiment import make_experiment, open_checkpoints
+    from emanet_jax.training.experiment import make_experiment, open_checkpoints
 
     experiment = make_experiment(config)
     with open_checkpoints(config, epath.Path(directory), experiment.score) as checkpoints:
@@ -163,7 +163,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished, data_dir):
     config = tiny_config(data_dir)
     with config.unlocked():
         config.model.pretrained = "gone.pth"  # needed at the very start alone
-    train.train_and_evaluate(config, finished[0])
+    loop.train_and_evaluate(config, finished[0])
     after = (finished[0] / workdir.METRICS).read_text()
     assert before == after
 
@@ -195,7 +195,7 @@ def test_nyuv2_trains_from_a_folder_of_npy_files(tmp_path, dtype):
         "--config=tests/tiny.py",
         f"--workdir={tmp_path / 'run'}",
         "--config.data.dataset=nyuv2",
-        "--config.data.form=mtan",
+        "--config.data.layout=mtan",
         f"--config.data.manual_dir={tmp_path / 'nyuv2'}",
         f"--config.data.data_dir={tmp_path / 'records'}",
         "--config.epochs=1",
@@ -241,14 +241,14 @@ WRONG_CONFIGS = {
     "data set": ({"data.dataset": "mars"}, "data set 'mars'"),
     "classes": ({"data.classes": 40}, "config.data.classes is 40 but synthrooms has 13 classes"),
     "host metrics": ({"host_metrics": "now"}, "config.host_metrics is 'now'; it must be one of"),
-    "form": ({"data.dataset": "nyuv2", "data.form": "zip"}, "config.data.form is 'zip'"),
+    "layout": ({"data.dataset": "nyuv2", "data.layout": "zip"}, "config.data.layout is 'zip'"),
     "image size": ({"data.image_size": (32, 50)}, "multiples of 32"),
     "epochs": ({"epochs": -1.0}, "config.epochs is -1.0; it must be positive"),
     "interval": ({"log_every_steps": 0}, "config.log_every_steps is 0; it must be positive"),
     "examples": ({"data.train_examples": 0}, "config.data.train_examples is 0"),
     "statistics": ({"image_statistics": "x"}, "config.image_statistics is 'x'"),
     "batch size": ({"batch_size": 6}, "config.batch_size is 6; it must be a multiple of 4"),
-    "rows": ({"mesh.rows": 3}, "config.mesh.rows is 3"),
+    "spatial": ({"mesh.spatial": 3}, "config.mesh.spatial is 3"),
     "precision": ({"precision": "half"}, "config.precision is 'half'; it must be one of float32"),
     "remat": ({"remat": "all"}, "config.remat is 'all'; choose from nothing, blocks, everything"),
     "micro-batches": ({"accumulate": 2}, "config.accumulate is 2, but config.batch_size, 4, is no"),
@@ -258,9 +258,9 @@ WRONG_CONFIGS = {
     "best metric": ({"checkpoint.best_metric": "sky/miou"}, "best_metric is 'sky/miou'"),
     "its name": ({"checkpoint.best_metric": "semseg/miou"}, "best_metric is 'semseg/miou'"),
     "reference": ({"checkpoint.best_metric": "delta_m"}, "config.checkpoint.reference"),
-    "no folder": ({"data.dataset": "nyuv2", "data.form": "mtan"}, "manual_dir is empty"),
+    "no folder": ({"data.dataset": "nyuv2", "data.layout": "mtan"}, "manual_dir is empty"),
     "folder": (
-        {"data.dataset": "nyuv2", "data.form": "mtan", "data.manual_dir": "/nowhere"},
+        {"data.dataset": "nyuv2", "data.layout": "mtan", "data.manual_dir": "/nowhere"},
         "there is no folder /nowhere",
     ),
 }
@@ -275,7 +275,7 @@ def test_a_wrong_config_is_one_sentence_and_leaves_nothing(changes, sentence, tm
             holder = config[path[0]] if path else config
             holder[last] = value
     with pytest.raises(UserError) as error:
-        train.train_and_evaluate(config, tmp_path / "run")
+        loop.train_and_evaluate(config, tmp_path / "run")
     assert sentence in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -287,5 +287,5 @@ def test_a_workdir_of_another_run_is_refused_and_left_alone(finished, data_dir):
         config.model.name = "hps"
         config.model.overrides = {}
     with pytest.raises(UserError, match=r"model.name = 'ema_net', not 'hps'"):
-        train.train_and_evaluate(config, finished[0])
+        loop.train_and_evaluate(config, finished[0])
     assert (finished[0] / workdir.CONFIG).read_text() == before

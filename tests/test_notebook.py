@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from emanet_jax import workdir
+from emanet_jax.training import workdir
 from launch.install import wanted
 from tests.conftest import QUICK_COMPILATION, ROOT
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emanet_jax import balancing, logs, models, optim, parallel, steps
+from emanet_jax import balancing
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import check_accumulate, make_experiment, make_network
-from emanet_jax.models.blocks import BatchNorm, Conv
+from emanet_jax.models.layers import BatchNorm, Conv
+from emanet_jax.training import logs, optim, sharding, steps
+from emanet_jax.training.experiment import check_accumulate, make_experiment, make_network
+from emanet_jax.types import Predictions
 from tests import tiny
 from tests.helpers import SIZE, TASKS, WEIGHTS, random_batch
 
@@ -27,7 +29,7 @@ class Linear(nn.Module):
     def __call__(self, images, train):
         x = BatchNorm(train, name="bn")(images) if self.norm else images
         final = {task.name: Conv(task.channels, 1, name=task.name)(x) for task in TASKS}
-        return models.Predictions(final, ({k: v[:, ::2, ::2] for k, v in final.items()},))
+        return Predictions(final, ({k: v[:, ::2, ::2] for k, v in final.items()},))
 
 
 class OutOfTraining:
@@ -144,9 +146,9 @@ def test_parameters_that_outgrow_float32_are_a_bad_step_from_the_next_on():
 
 def test_four_devices_agree_on_a_bad_step():
     start, step = training(Linear())
-    mesh = parallel.make_mesh()
-    on_all = parallel.replicated(mesh)
-    batch = parallel.to_devices(with_infinite_depth(random_batch(4)), mesh)
+    mesh = sharding.make_mesh()
+    on_all = sharding.replicated(mesh)
+    batch = sharding.to_devices(with_infinite_depth(random_batch(4)), mesh)
     end, _ = step(jax.device_put(start, on_all), batch)
     assert end.skipped == 1 and equal(kept(end), kept(start))
 
@@ -208,10 +210,10 @@ def test_batch_norm_sees_micro_batches_one_after_the_other():
 
 
 def test_micro_batches_stay_on_their_devices():
-    mesh = parallel.make_mesh()
-    on_all = parallel.replicated(mesh)
+    mesh = sharding.make_mesh()
+    on_all = sharding.replicated(mesh)
     start, step = training(Linear(), accumulate=2)
-    batch = parallel.to_devices(random_batch(8), mesh)
+    batch = sharding.to_devices(random_batch(8), mesh)
     state = jax.device_put(start, on_all)
     text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text  # gradients and statistics
@@ -228,7 +230,7 @@ def test_a_batch_that_does_not_split_is_said():
     with config.unlocked():
         config.accumulate = 2
     with pytest.raises(UserError, match=r"config.accumulate is 2, but config.batch_size, 4, .* 8"):
-        check_accumulate(config, parallel.make_mesh())
+        check_accumulate(config, sharding.make_mesh())
 
 
 def test_a_step_in_bfloat16_recomputed_and_in_micro_batches(tmp_path):
@@ -241,7 +243,7 @@ def test_a_step_in_bfloat16_recomputed_and_in_micro_batches(tmp_path):
     experiment = make_experiment(config)
     start = experiment.init()
     params = jax.device_get(start.params)
-    batch = parallel.to_devices(experiment.batch_at(0), experiment.mesh)
+    batch = sharding.to_devices(experiment.batch_at(0), experiment.mesh)
     state, scalars = experiment.train_step(start, batch)  # the state is donated
     assert np.isfinite(scalars["loss"]) and state.skipped == 0
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import saved
-from emanet_jax import environment, logs, workdir
-from emanet_jax.convert.readers import read_state_dict
+from emanet_jax.config import read_config
 from emanet_jax.data import files, nyuv2_labeled, pascal_context
 from emanet_jax.errors import UserError
+from emanet_jax.models.weights.readers import read_state_dict
+from emanet_jax.training import environment, logs, workdir
 from tests import tiny
 from tests.data.layouts import write_labeled, write_mtan
 from tests.data.layouts_cityscapes import official_name, official_paths, write_official
@@ -68,7 +68,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "stream.pth": read_state_dict,
     "x.npz": read_state_dict,
     "x.safetensors": read_state_dict,
-    workdir.CONFIG: lambda path: saved.read(path, str(path)),
+    workdir.CONFIG: lambda path: read_config(path, str(path)),
     workdir.METRICS: lambda path: logs.read_scalars(epath.Path(path)),
     workdir.ENVIRONMENT: lambda path: environment.read(epath.Path(path).parent),
 }

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from emanet_jax import workdir
+from emanet_jax.training import workdir
 from tests.data.layouts import write_labeled, write_mtan
 from tests.data.layouts_cityscapes import write_mtan_streets, write_official
 from tests.data.layouts_pascal import write_pascal
@@ -24,7 +24,7 @@ RECIPES = {
     "nyuv2 labeled": (
         f"nyuv2.py:{TINY_HRNET}",
         lambda root: write_labeled(root / "nyu_depth_v2_labeled.mat", 12, (32, 64)),
-        ["--config.data.form=labeled", "--config.data.image_size=(64,64)", NARROW],
+        ["--config.data.layout=labeled", "--config.data.image_size=(64,64)", NARROW],
         "depth/rmse_m",
     ),
     "cityscapes mtan": (
@@ -37,7 +37,7 @@ RECIPES = {
         f"cityscapes.py:{TINY_HRNET}",
         lambda root: write_official(root, 4, 2, (64, 128)),
         [
-            "--config.data.form=official",
+            "--config.data.layout=official",
             "--config.data.image_size=(32,64)",
             "--config.data.classes=7",
             NARROW,

@@ -1,12 +1,12 @@
 """Config of the command-line tests: everything as small as it goes, four batches an epoch."""
 
-from configs import common
+from emanet_jax.config import default_config, with_argument
 
 
 def get_config(arg=None):
-    config = common.default_config()
+    config = default_config()
     config.data.dataset = "synthrooms"
-    config.data.form = ""
+    config.data.layout = ""
     config.data.image_size = (32, 64)
     config.data.train_examples = 16
     config.data.val_examples = 6
@@ -19,4 +19,4 @@ def get_config(arg=None):
     config.log_every_steps = 2
     config.panel_images = 2
     config.optimizer.learning_rate = 1e-3
-    return common.with_argument(config, arg)
+    return with_argument(config, arg)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from emanet_jax.balancing import gradients, losses
-from emanet_jax.balancing.record import Balancing
+from emanet_jax.balancing.method import Balancing
 from emanet_jax.errors import UserError
 
 __all__ = ["GRADIENTS", "LOSSES", "METHODS", "Balancing", "make_balancing"]

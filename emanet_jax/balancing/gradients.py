@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from emanet_jax.balancing import solvers
-from emanet_jax.balancing.record import (
+from emanet_jax.balancing.method import (
     Amount,
     Balancing,
     Combined,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from emanet_jax.balancing.record import Amount, Balancing, Positive, logarithm, summed
+from emanet_jax.balancing.method import Amount, Balancing, Positive, logarithm, summed
 
 
 def equal(count: int, steps_per_epoch: int) -> Balancing:

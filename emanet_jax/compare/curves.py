@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from emanet_jax.compare.runs import Group, Run
 from emanet_jax.compare.tables import title_of
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 # Told apart with any kind of colour vision, and readable on white and on black.
 COLOURS = ("#3b82d0", "#e0803a", "#2fa37c", "#c85fa8", "#8a6fd1", "#c2a01e", "#d2504b", "#4bb4c8")

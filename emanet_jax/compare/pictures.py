@@ -12,7 +12,7 @@ from PIL import Image
 from emanet_jax import inference
 from emanet_jax.compare.runs import Group
 from emanet_jax.data import pipeline
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from etils import epath
 
-from emanet_jax import workdir
 from emanet_jax.compare import curves, layout, page, pictures, runs, tables
 from emanet_jax.compare.runs import Group
 from emanet_jax.compare.tables import DEFINITIONS
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import make_network
 from emanet_jax.models.cost import Cost, cost
-from emanet_jax.tasks import Task
+from emanet_jax.training import workdir
+from emanet_jax.training.experiment import make_network
+from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from emanet_jax import environment, workdir
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import Task, tasks_for
-from emanet_jax.writers import read_scalars
+from emanet_jax.tasks import tasks_for
+from emanet_jax.training import environment, workdir
+from emanet_jax.training.writers import read_scalars
+from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ SINGLE_TASK = "stl"  # the network that delta_m is taken against unless another 
 # What runs must share: it decides what a metric is measured on.
 MUST_AGREE = (
     "data.dataset",
-    "data.form",
+    "data.layout",
     "data.image_size",
     "data.classes",
     "data.negate_normals",
@@ -52,7 +53,7 @@ NO_DIFFERENCE = (
     "checkpoint.keep_best",
     "checkpoint.best_metric",
     "checkpoint.reference",
-    "mesh.rows",
+    "mesh.spatial",
     "profile",
 )
 _DEPTH = 3  # folders between one that is named and the runs in it, at most

@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from emanet_jax import metrics
 from emanet_jax.compare.layout import Row, Table
 from emanet_jax.compare.runs import Group, Run
 from emanet_jax.models.cost import Cost
-from emanet_jax.tasks import Task
+from emanet_jax.tasks import metrics
+from emanet_jax.types import Task
 
 Definition = Literal["primary", "task_means", "all_metrics"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)

@@ -86,7 +86,7 @@ def _make_config() -> ml_collections.ConfigDict:
 
 
 def _config_of(dataset: str, given: dict[str, str]) -> ml_collections.ConfigDict:
-    from emanet_jax.data.specs import DATASETS
+    from emanet_jax.data.registry import DATASETS
 
     if dataset not in DATASETS:
         raise UserError(f"--dataset={dataset} is unknown; choose from {', '.join(DATASETS)}.")
@@ -95,7 +95,8 @@ def _config_of(dataset: str, given: dict[str, str]) -> ml_collections.ConfigDict
 
 
 def _import() -> None:
-    from emanet_jax.convert import readers, runs
+    from emanet_jax.convert import runs
+    from emanet_jax.models.weights import readers
 
     try:
         pattern = None if _LEAVE_OUT.value is None else re.compile(_LEAVE_OUT.value)

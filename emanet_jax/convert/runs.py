@@ -15,10 +15,11 @@ from flax import linen as nn
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from emanet_jax import inference, workdir
+from emanet_jax import inference
 from emanet_jax.convert import export_torch, import_torch
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import first_state, make_network, make_score, open_checkpoints
+from emanet_jax.training import workdir
+from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from emanet_jax.data.normals import normals_from_depth
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 _ANGLES = np.linspace(0, 180, 721)  # edges of the histogram, degrees
 _WIDTH = 512  # wider pictures are thinned out first

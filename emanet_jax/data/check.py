@@ -19,11 +19,13 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from emanet_jax import cli, settings, summaries
-from emanet_jax.data import geometry, specs
+from emanet_jax import cli
+from emanet_jax.config import check_config
+from emanet_jax.data import geometry, registry
 from emanet_jax.data.statistics import Field, Split
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import Task, tasks_for
+from emanet_jax.tasks import figures, tasks_for
+from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ def sheet(source: Sequence[Mapping], tasks: Sequence[Task], count: int) -> np.nd
     thin = np.s_[::step, ::step]
     images = np.stack([x["image"][thin] for x in samples])
     labels = {t.name: np.stack([x["labels"][t.name][thin] for x in samples]) for t in tasks}
-    return summaries.panel(images, labels, {}, tasks)
+    return figures.panel(images, labels, {}, tasks)
 
 
 def expected_counts(data: ConfigDict, given: Sequence[str]) -> dict[str, int]:
@@ -137,7 +139,8 @@ def expected_counts(data: ConfigDict, given: Sequence[str]) -> dict[str, int]:
     # Procedural data sets have as many images as the config asks for; for others that is 0.
     asked = {"train": data.train_examples, "val": data.val_examples}
     counts = {
-        split: asked[split] or official for split, official in specs.spec_for(data).splits.items()
+        split: asked[split] or official
+        for split, official in registry.spec_for(data).splits.items()
     }
     for part in given:
         split, _, count = part.partition("=")
@@ -158,7 +161,7 @@ def check(config: ConfigDict, output: Path, images: int, given: Sequence[str] = 
     """
     from emanet_jax.data import pipeline  # Grain loads slowly
 
-    settings.check(config)
+    check_config(config)
     data = config.data
     tasks = tasks_for(data.dataset, classes=data.classes)
     expected = expected_counts(data, given)

@@ -1,6 +1,6 @@
 """Cityscapes from the files that people have, as a TFDS data set.
 
-Its forms are files of their own: `cityscapes_mtan` and `cityscapes_official`. Both give the same
+Its layouts are files of their own: `cityscapes_mtan` and `cityscapes_official`. Both give the same
 three fields; `depth` is the disparity p / 65535 of `cityscapes_official.read`.
 """
 
@@ -9,12 +9,12 @@ import functools
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from emanet_jax.data import cityscapes_mtan, cityscapes_official, files, listed, specs
+from emanet_jax.data import cityscapes_mtan, cityscapes_official, files, listed, registry
 from emanet_jax.tasks import tasks_for
 
 # Each has HOLDS, IMAGE_DTYPE, listing(root, classes), check_size(image_path, image_size) and
 # read(paths, image_size, classes).
-FORMS = {"mtan": cityscapes_mtan, "official": cityscapes_official}
+LAYOUTS = {"mtan": cityscapes_mtan, "official": cityscapes_official}
 
 
 class Cityscapes(listed.ListedBuilder):
@@ -25,29 +25,29 @@ class Cityscapes(listed.ListedBuilder):
 
 
 def builder(data: ConfigDict) -> Cityscapes:
-    """The builder for config.data: its keys form, manual_dir, image_size, classes (0: 19).
+    """The builder for config.data: its keys layout, manual_dir, image_size, classes (0: 19).
 
     Raises:
         UserError: the folder is not laid out as it should be, or has no images of this size.
     """
-    form, image_size = FORMS[data.form], tuple(data.image_size)
+    layout, image_size = LAYOUTS[data.layout], tuple(data.image_size)
     tasks = tasks_for("cityscapes", classes=data.classes)
     classes = tasks[0].channels
     files.check_multiples(image_size)
-    root = files.manual_dir(data.manual_dir, form.HOLDS)
-    listing = form.listing(root, classes)
-    official = specs.DATASETS["cityscapes"].splits
+    root = files.manual_dir(data.manual_dir, layout.HOLDS)
+    listing = layout.listing(root, classes)
+    official = registry.DATASETS["cityscapes"].splits
     files.warn_of_counts("Cityscapes", root, files.counts(listing), official)
-    form.check_size(listing["train"][0].paths["image"], image_size)
+    layout.check_size(listing["train"][0].paths["image"], image_size)
     h, w = image_size
     return listed.make(
         Cityscapes,
-        f"{data.form}_{h}x{w}_{classes}classes",
+        f"{data.layout}_{h}x{w}_{classes}classes",
         root,
         data.data_dir,
         listing=listing,
-        read=functools.partial(form.read, image_size=image_size, classes=classes),
+        read=functools.partial(layout.read, image_size=image_size, classes=classes),
         image_size=image_size,
-        image_dtype=form.IMAGE_DTYPE,
+        image_dtype=layout.IMAGE_DTYPE,
         tasks=tasks,
     )

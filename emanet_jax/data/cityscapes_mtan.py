@@ -1,4 +1,4 @@
-"""Cityscapes in MTAN's form: ROOT/{train,val}/{image,label_7,label_19,depth}/{i}.npy.
+"""Cityscapes in MTAN's layout: ROOT/{train,val}/{image,label_7,label_19,depth}/{i}.npy.
 
 The copy that MTAN's authors share (Liu et al., "End-to-End Multi-Task Learning with Attention",
 2019), 128x256 pixels. Its depth is the official disparity file's uint16 code / 65535.

@@ -52,7 +52,7 @@ def read(
 
     The image is averaged over areas, labels are taken at the nearest pixel.
 
-    Depth is p / 65535, p being the file's uint16 code, as in MTAN's form. With the disparity
+    Depth is p / 65535, p being the file's uint16 code, as in MTAN's layout. With the disparity
     d = (p - 1) / 256 in pixels of the full width, baseline 0.209 m and focal length 2262 pixels
     that is close to d / 256 or 1.85 m / z: an inverse depth. It belongs to the scene, so that it
     stays as it is when the picture is resized, other than a disparity in pixels.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 Sample = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from emanet_jax.data import files, store
+from emanet_jax.data import files, records
 from emanet_jax.data.files import Entry
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 THREADS = 4  # that read files while a data set is built
 
@@ -46,7 +46,7 @@ class ListedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         settings = self.builder_config
         counts = files.counts(settings.listing)
-        return store.info(self, settings.image_size, settings.image_dtype, settings.tasks, counts)
+        return records.info(self, settings.image_size, settings.image_dtype, settings.tasks, counts)
 
     def _split_generators(self, _: tfds.download.DownloadManager) -> dict[str, Iterator]:
         listing = self.builder_config.listing
@@ -57,7 +57,7 @@ class ListedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         examples = read_ahead(
             lambda entry: {**read(entry.paths), "image_id": entry.name}, entries, THREADS
         )
-        return store.keyed(examples, len(entries))
+        return records.keyed(examples, len(entries))
 
 
 def read_ahead(

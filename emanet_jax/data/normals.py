@@ -13,7 +13,7 @@ crease fits badly and weighs next to nothing, so planes keep their own normals u
 import numpy as np
 from scipy import ndimage
 
-from emanet_jax.data import camera
+from emanet_jax import camera
 
 # One step of the Kinect's disparity in inverse depth, 1/m; a residual below its deviation as
 # rounding noise is no worse than none.

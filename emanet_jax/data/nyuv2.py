@@ -1,4 +1,4 @@
-"""NYUv2 as a TFDS data set: 13 or 40 classes, depth and surface normals, from either of two forms.
+"""NYUv2 as a TFDS data set: 13 or 40 classes, depth and normals, from either of two layouts.
 
 `mtan` reads the folder of arrays that MTAN's authors share, `labeled` the data set's own file,
 nyu_depth_v2_labeled.mat (Silberman et al., "Indoor Segmentation and Support Inference from RGBD
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from emanet_jax.data import files, nyuv2_labeled, nyuv2_mtan, specs, store
+from emanet_jax.data import files, nyuv2_labeled, nyuv2_mtan, records, registry
 from emanet_jax.tasks import tasks_for
 
-FORMS = {"mtan": nyuv2_mtan.find, "labeled": nyuv2_labeled.find}
+LAYOUTS = {"mtan": nyuv2_mtan.find, "labeled": nyuv2_labeled.find}
 
 
-class Form(Protocol):
+class Layout(Protocol):
     """Checked source files.
 
     Attributes:
@@ -45,9 +45,9 @@ class Form(Protocol):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Nyuv2Config(tfds.core.BuilderConfig):
-    """Which files, in which form."""
+    """Which files, in which layout."""
 
-    form: Form
+    layout: Layout
 
 
 class Nyuv2(tfds.core.GeneratorBasedBuilder):
@@ -58,33 +58,35 @@ class Nyuv2(tfds.core.GeneratorBasedBuilder):
     url_infos = None  # nothing is downloaded; TFDS 4.9.10 needs an undeclared package to see that
 
     def _info(self) -> tfds.core.DatasetInfo:
-        form = self.builder_config.form
-        tasks = tasks_for(self.name, classes=form.classes)
-        counts = files.counts(form.listing)
-        return store.info(self, form.image_size, form.image_dtype, tasks, counts)
+        layout = self.builder_config.layout
+        tasks = tasks_for(self.name, classes=layout.classes)
+        counts = files.counts(layout.listing)
+        return records.info(self, layout.image_size, layout.image_dtype, tasks, counts)
 
     def _split_generators(self, _: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in self.builder_config.form.listing}
+        return {
+            split: self._generate_examples(split) for split in self.builder_config.layout.listing
+        }
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        form = self.builder_config.form
-        return store.keyed(form.examples(split), len(form.listing[split]))
+        layout = self.builder_config.layout
+        return records.keyed(layout.examples(split), len(layout.listing[split]))
 
 
 def builder(data: ConfigDict) -> Nyuv2:
-    """The builder for config.data: its keys form, manual_dir, image_size, classes, negate_normals.
+    """The builder for config.data: layout, manual_dir, image_size, classes, negate_normals.
 
     Other or changed files are another data set: their names, sizes and times are part of its name.
 
     Raises:
-        UserError: the files are not what the form asks for, or a setting does not fit them.
+        UserError: the files are not what the layout asks for, or a setting does not fit them.
     """
     files.check_multiples(tuple(data.image_size))
-    form = FORMS[data.form](data)
-    official = specs.DATASETS["nyuv2"].splits
-    files.warn_of_counts("NYUv2", form.place, files.counts(form.listing), official)
+    layout = LAYOUTS[data.layout](data)
+    official = registry.DATASETS["nyuv2"].splits
+    files.warn_of_counts("NYUv2", layout.place, files.counts(layout.listing), official)
     return Nyuv2(
-        config=Nyuv2Config(name=form.name, form=form),
+        config=Nyuv2Config(name=layout.name, layout=layout),
         data_dir=os.path.expanduser(data.data_dir),
         file_format="array_record",
     )

@@ -1,4 +1,4 @@
-"""NYUv2 in the form `labeled`: nyu_depth_v2_labeled.mat as it is downloaded, 13 or 40 classes.
+"""NYUv2 in the layout `labeled`: nyu_depth_v2_labeled.mat as it is downloaded, 13 or 40 classes.
 
 A MATLAB 7.3 file is HDF5 with the axes reversed, so h5py sees images (n, 3, w, h). The file has
 2.8 GB and is read image by image.
@@ -34,13 +34,13 @@ FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class LabeledFile:
-    """A file in this form; see `nyuv2.Form`."""
+    """A file in this layout; see `nyuv2.Layout`."""
 
     place: Path
     name: str
     image_size: tuple[int, int]
     classes: int
-    listing: dict[str, list[int]] = dataclasses.field(repr=False)  # TFDS logs the whole form
+    listing: dict[str, list[int]] = dataclasses.field(repr=False)  # TFDS logs the whole layout
     image_dtype: str = "uint8"
 
     def examples(self, split: str) -> Iterator[dict[str, Any]]:
@@ -89,7 +89,7 @@ def find(data: ConfigDict) -> LabeledFile:
         raise UserError(f"config.data.classes is {classes} but nyuv2 has 13 or 40 (0: 13).")
     if data.negate_normals:
         raise UserError(
-            f"config.data.negate_normals is '{data.negate_normals}' but form 'labeled' computes "
+            f"config.data.negate_normals is '{data.negate_normals}' but layout 'labeled' computes "
             "its normals and needs no change of sign: leave it empty."
         )
     path = _path(data.manual_dir)

@@ -1,4 +1,4 @@
-"""NYUv2 in the form `mtan`: ROOT/{train,val}/{image,label,depth,normal}/{i}.npy, 13 classes.
+"""NYUv2 in the layout `mtan`: ROOT/{train,val}/{image,label,depth,normal}/{i}.npy, 13 classes.
 
 The copy that MTAN's authors share (Liu et al., "End-to-End Multi-Task Learning with Attention",
 2019), 288 x 384.
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from emanet_jax.data import files
 from emanet_jax.errors import UserError
-from emanet_jax.palettes import NYU13
+from emanet_jax.tasks.palettes import NYU13
 
 # Folder of each field and the number of its channels; 0: the files have no channel axis.
 FIELDS = {"image": 3, "label": 0, "depth": 1, "normal": 3}
@@ -23,12 +23,12 @@ SPLITS = ("train", "val")
 
 @dataclasses.dataclass(frozen=True)
 class MtanFolder:
-    """A folder in this form; see `nyuv2.Form`."""
+    """A folder in this layout; see `nyuv2.Layout`."""
 
     place: Path
     name: str
     image_size: tuple[int, int]
-    listing: dict[str, list[int]] = dataclasses.field(repr=False)  # TFDS logs the whole form
+    listing: dict[str, list[int]] = dataclasses.field(repr=False)  # TFDS logs the whole layout
     negate_normals: str
     image_dtype: str = "float32"
     classes: int = len(NYU13)
@@ -53,8 +53,8 @@ def find(data: ConfigDict) -> MtanFolder:
     """
     if data.classes not in (0, len(NYU13)):
         raise UserError(
-            f"config.data.classes is {data.classes} but the labels of form 'mtan' know 13 classes; "
-            "form 'labeled' knows 13 and 40."
+            f"config.data.classes is {data.classes} but layout 'mtan' knows 13 classes; "
+            "layout 'labeled' knows 13 and 40."
         )
     files.signs(data.negate_normals)
     root = files.manual_dir(

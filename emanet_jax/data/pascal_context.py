@@ -23,11 +23,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from emanet_jax.data import files, listed, specs
+from emanet_jax.data import files, listed, registry
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
-from emanet_jax.palettes import PASCAL21
 from emanet_jax.tasks import tasks_for
+from emanet_jax.tasks.palettes import PASCAL21
 
 SPLITS = ("train", "val")
 
@@ -92,7 +92,7 @@ def builder(data: ConfigDict) -> PascalContext:
         split: [Entry(f"{split}/{name}", _paths(root, name)) for name in ids[split]]
         for split in SPLITS
     }
-    official = specs.DATASETS["pascal_context"].splits
+    official = registry.DATASETS["pascal_context"].splits
     files.warn_of_counts("PASCAL-Context", root, files.counts(listing), official)
     negated = f"negated-{data.negate_normals}" if data.negate_normals else "as-stored"
     return listed.make(

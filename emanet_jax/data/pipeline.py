@@ -15,11 +15,11 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from emanet_jax.data import geometry, specs
-from emanet_jax.data.augment import Augmentation, augment
+from emanet_jax.data import geometry, registry
+from emanet_jax.data.augmentation import Augmentation, augment
 from emanet_jax.data.geometry import Sample
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -39,22 +39,22 @@ def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
     Raises:
         UserError: unknown data set, wrong source file, damaged shard.
     """
-    from emanet_jax.data import store  # imports TFDS
+    from emanet_jax.data import records  # imports TFDS
 
-    spec = specs.spec_for(data)
+    spec = registry.spec_for(data)
     if "://" in data.data_dir:
         raise UserError(
             f"config.data.data_dir is {data.data_dir}, but records are read from a disk: give a "
             "folder, such as one where the bucket is mounted."
         )
-    return store.build(lambda: spec.builder(data), Path(data.data_dir).expanduser() / spec.name)
+    return records.build(lambda: spec.builder(data), Path(data.data_dir).expanduser() / spec.name)
 
 
 def load(builder: "tfds.core.DatasetBuilder", split: str, *, cache: bool = False) -> Examples:
     """The examples of a split by index; `cache` decodes all of them into memory first."""
-    from emanet_jax.data import store
+    from emanet_jax.data import records
 
-    source = store.Source(builder, split)
+    source = records.Source(builder, split)
     return [source[i] for i in range(len(source))] if cache else source
 
 

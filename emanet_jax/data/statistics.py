@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emanet_jax.data.alignment import Agreement, Borders
-from emanet_jax.tasks import Task
+from emanet_jax.types import Task
 
 # Classes whose surfaces everybody knows: a floor looks up (0, -1, 0), a wall sideways.
 SURFACES = ("floor", "wall")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from emanet_jax.data import store
-from emanet_jax.data.rooms import render_room
+from emanet_jax.data import records
 from emanet_jax.errors import UserError
+from emanet_jax.synthetic import render_room
 from emanet_jax.tasks import tasks_for
 
 
@@ -33,7 +33,7 @@ class Synthrooms(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         settings = self.builder_config
         counts = {"train": settings.train, "val": settings.val}
-        return store.info(self, settings.image_size, "uint8", tasks_for(self.name), counts)
+        return records.info(self, settings.image_size, "uint8", tasks_for(self.name), counts)
 
     def _split_generators(self, _: tfds.download.DownloadManager) -> dict[str, Iterator]:
         settings = self.builder_config
@@ -51,7 +51,7 @@ class Synthrooms(tfds.core.GeneratorBasedBuilder):
             }
             for index in range(first, first + count)
         )
-        return store.keyed(examples, count)
+        return records.keyed(examples, count)
 
 
 def builder(data: ConfigDict) -> Synthrooms:

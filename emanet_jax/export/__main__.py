@@ -98,7 +98,7 @@ def _check_packages() -> None:
 def _load() -> "Trained":
     """The network at the size and precision that the flags ask for."""
     from emanet_jax import inference
-    from emanet_jax.experiment import make_network
+    from emanet_jax.training.experiment import make_network
 
     size = None if _SIZE.value is None else cli.image_size("size", _SIZE.value)
     trained = inference.load(epath.Path(_WORKDIR.value).expanduser(), _CHECKPOINT.value, size)

@@ -15,9 +15,10 @@ import jax
 import jaxlib
 import numpy as np
 
-from emanet_jax import inference, steps, workdir
+from emanet_jax import inference
 from emanet_jax.errors import UserError
 from emanet_jax.export.formats import FORMATS, Network
+from emanet_jax.training import steps, workdir
 
 METADATA = "metadata.json"
 DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from emanet_jax.errors import UserError
 from emanet_jax.models.affinity import IMPLEMENTATIONS
-from emanet_jax.models.blocks import Conv, Dtype, fan_in_uniform
+from emanet_jax.models.layers import Conv, Dtype, fan_in_uniform
 from emanet_jax.ops import bilinear, unit_vectors, wide_dtype
 
 FUSIONS = ("task_specific", "shared")

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from emanet_jax.errors import UserError
-from emanet_jax.models.blocks import BatchNorm, Conv, ConvNorm, DoublingConv, Dtype
 from emanet_jax.models.ctal import CrossTaskAffinity
+from emanet_jax.models.layers import BatchNorm, Conv, ConvNorm, DoublingConv, Dtype
 from emanet_jax.ops import unit_vectors, wide_dtype
 
 

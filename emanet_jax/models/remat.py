@@ -13,9 +13,9 @@ import jax
 
 from emanet_jax.errors import UserError
 from emanet_jax.models.backbones import segnet, swin
-from emanet_jax.models.blocks import BasicBlock, BottleneckBlock
-from emanet_jax.models.decoders import DeepLabHead, HRNetHead
-from emanet_jax.models.segnet_attention import Mask
+from emanet_jax.models.heads import DeepLabHead, HRNetHead
+from emanet_jax.models.layers import BasicBlock, BottleneckBlock
+from emanet_jax.models.networks.segnet import Mask
 
 # What every network is a stack of, backbone and decoder alike.
 BLOCKS = (BasicBlock, BottleneckBlock, DeepLabHead, HRNetHead, Mask, segnet.Scale, swin.Block)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from emanet_jax.summaries import legend
-from emanet_jax.tasks import Task
+from emanet_jax.tasks.figures import legend
+from emanet_jax.types import Task
 
 _TILE = 560  # pixels of a tile's longer side
 _NARROWEST = 300  # column, for the words above and below a tile

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from emanet_jax.data import nyuv2_tables
-from emanet_jax.data.rooms import render_room
+from emanet_jax.synthetic import render_room
 
 
 def write_mtan(

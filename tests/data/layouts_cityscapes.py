@@ -1,14 +1,14 @@
-"""Writes synthetic rooms as if they were Cityscapes, in both forms that users have."""
+"""Writes synthetic rooms as if they were Cityscapes, in both layouts that users have."""
 
 import pathlib
 
 import numpy as np
 from PIL import Image
 
-from emanet_jax.data.rooms import render_room
+from emanet_jax.synthetic import render_room
 from tests.data.settings import SIZE, data_config
 
-FULL = (64, 128)  # of files in the official form
+FULL = (64, 128)  # of files in the official layout
 
 # The ids of Cityscapes' label files by class of the 19, from the table in its scripts.
 LABEL_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -98,10 +98,10 @@ def write_mtan_streets(
 
 
 def config_of(root: pathlib.Path, tmp_path: pathlib.Path, **changes):
-    """config.data of files in ROOT, whose name is their form; records go to tmp_path."""
+    """config.data of files in ROOT, whose name is their layout; records go to tmp_path."""
     settings = {
         "dataset": "cityscapes",
-        "form": root.name,
+        "layout": root.name,
         "manual_dir": str(root),
         "image_size": {"mtan": SIZE, "official": FULL}[root.name],
         **changes,

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from emanet_jax.data.rooms import render_room
+from emanet_jax.synthetic import render_room
 from tests.data.settings import data_config
 
 # Images have sizes of their own.
@@ -118,5 +118,10 @@ def write_pascal(root: pathlib.Path, n_train: int = 4, n_val: int = 3) -> pathli
 
 def config_of(root: pathlib.Path, tmp_path: pathlib.Path, **changes):
     """config.data of files in ROOT; records go to tmp_path."""
-    settings = {"dataset": "pascal_context", "form": "pascal_mt", "image_size": (64, 64), **changes}
+    settings = {
+        "dataset": "pascal_context",
+        "layout": "pascal_mt",
+        "image_size": (64, 64),
+        **changes,
+    }
     return data_config(tmp_path / "built", manual_dir=str(root), **settings)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from emanet_jax.data import augment
+from emanet_jax.data import augmentation
 
 SIZE = (32, 64)
 
@@ -11,7 +11,7 @@ def data_config(data_dir, **changes) -> ConfigDict:
     """Ten small synthetic rooms to train on and three to evaluate with, unless changed."""
     config = {
         "dataset": "synthrooms",
-        "form": "mtan",
+        "layout": "mtan",
         "manual_dir": "",
         "negate_normals": "",
         "classes": 0,
@@ -27,7 +27,7 @@ def data_config(data_dir, **changes) -> ConfigDict:
     return ConfigDict({**config, **changes})
 
 
-def augmentation(**changes) -> augment.Augmentation:
+def make_augmentation(**changes) -> augmentation.Augmentation:
     """Nothing, unless changed."""
     off = {
         "flip": False,
@@ -39,4 +39,4 @@ def augmentation(**changes) -> augment.Augmentation:
         "saturation": 0.0,
         "hue": 0.0,
     }
-    return augment.from_config(ConfigDict({**off, **changes}))
+    return augmentation.from_config(ConfigDict({**off, **changes}))

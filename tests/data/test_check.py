@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from emanet_jax.config import default_config
 from emanet_jax.data import check
-from emanet_jax.data.rooms import render_room
 from emanet_jax.errors import UserError
+from emanet_jax.synthetic import render_room
 from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
 from tests.data.layouts import write_mtan
@@ -180,7 +180,7 @@ def test_images_of_any_size_fit_on_one_sheet():
 
 
 def test_expected_counts():
-    rooms = data_config("x", dataset="synthrooms", form="")
+    rooms = data_config("x", dataset="synthrooms", layout="")
     assert check.expected_counts(rooms, []) == {"train": 10, "val": 3}
     nyuv2 = data_config("x", dataset="nyuv2", train_examples=0, val_examples=0)
     assert check.expected_counts(nyuv2, []) == {"train": 795, "val": 654}
@@ -191,8 +191,8 @@ def test_expected_counts():
 
 
 def test_a_sheet_has_at_least_one_row(tmp_path):
-    config = common.default_config()
-    config.data.update(data_config(tmp_path, form=""))
+    config = default_config()
+    config.data.update(data_config(tmp_path, layout=""))
     with pytest.raises(UserError, match="--images=0"):
         check.check(config, tmp_path, 0)
 

@@ -1,4 +1,4 @@
-"""Cityscapes in both forms: read exactly, in order, with the classes of its tables."""
+"""Cityscapes in both layouts: read exactly, in order, with the classes of its tables."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def pristine(tmp_path_factory):
 
 
 @pytest.fixture(params=["official", "mtan"])
-def form(request):
+def layout(request):
     return request.param
 
 
@@ -131,24 +131,24 @@ def test_labels_ignored_as_255_are_read_too(roots, tmp_path):
     assert np.array_equal(example["semseg"][..., 0], street(0, SIZE)["train_ids"])
 
 
-def test_other_counts_are_a_warning(pristine, form, tmp_path, caplog):
-    root = pristine / form
+def test_other_counts_are_a_warning(pristine, layout, tmp_path, caplog):
+    root = pristine / layout
     with caplog.at_level("WARNING", logger="absl"):
         cityscapes.builder(config_of(root, tmp_path))
-    count = {"official": 4, "mtan": 12}[form]
+    count = {"official": 4, "mtan": 12}[layout]
     assert f"{root}/train has {count} images; Cityscapes has 2975." in caplog.text
 
 
-def test_other_settings_or_files_are_other_data_sets(roots, form, tmp_path):
-    root = roots / form
+def test_other_settings_or_files_are_other_data_sets(roots, layout, tmp_path):
+    root = roots / layout
 
     def name(**changes):
         return cityscapes.builder(config_of(root, tmp_path, **changes)).builder_config.name
 
     names = [name(), name(classes=7)]
-    if form == "official":
+    if layout == "official":
         names.append(name(image_size=(32, 64)))
     assert name(classes=19) == names[0]
-    os.utime(sorted(root.rglob("*depth/3.npy" if form == "mtan" else "*_disparity.png"))[0])
+    os.utime(sorted(root.rglob("*depth/3.npy" if layout == "mtan" else "*_disparity.png"))[0])
     names.append(name())
     assert len(set(names)) == len(names)

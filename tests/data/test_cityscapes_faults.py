@@ -1,4 +1,4 @@
-"""Cityscapes in both forms: a fault of the files is one sentence that names it."""
+"""Cityscapes in both layouts: a fault of the files is one sentence that names it."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def pristine(tmp_path_factory):
 
 
 @pytest.fixture(params=["official", "mtan"])
-def form(request):
+def layout(request):
     return request.param
 
 
@@ -137,9 +137,9 @@ def test_a_missing_mtan_file(roots, tmp_path):
         ({"image_size": (48, 96)}, r"image_size is \(48, 96\) but needs multiples of 32"),
         ({"image_size": (96, 128)}, r"\(96, 128\)"),
         ({"classes": 13}, "classes is 13 but cityscapes has"),
-        ({"form": "tar"}, "form is 'tar' but cityscapes knows: mtan, official"),
+        ({"layout": "tar"}, "layout is 'tar' but cityscapes knows: mtan, official"),
     ],
 )
-def test_faults_in_the_config(pristine, form, tmp_path, changes, words):
+def test_faults_in_the_config(pristine, layout, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
-        pipeline.prepare(config_of(pristine / form, tmp_path, **changes))
+        pipeline.prepare(config_of(pristine / layout, tmp_path, **changes))

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emanet_jax import camera
 from emanet_jax import tasks as all_tasks
-from emanet_jax.data import camera, geometry
-from emanet_jax.data.rooms import render_room
+from emanet_jax.data import geometry
+from emanet_jax.synthetic import render_room
 
 TASKS = all_tasks.tasks_for("synthrooms")
 SIZE = (96, 128)

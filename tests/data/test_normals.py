@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import normals as benchmark
-from emanet_jax.data import camera
+from emanet_jax import camera
 from emanet_jax.data.normals import DISPARITY_STEP, normals_from_depth
 
 SIZE = (120, 160)

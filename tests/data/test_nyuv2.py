@@ -1,4 +1,4 @@
-"""NYUv2 in MTAN's form: read exactly; a fault of the files is one sentence that names the file."""
+"""NYUv2 in MTAN's layout: read exactly; a fault is one sentence that names the file."""
 
 import os
 import pathlib
@@ -222,8 +222,8 @@ def test_faults_in_the_folder(root, tmp_path, fault):
         ({"manual_dir": "/no/such/folder"}, "there is no folder /no/such/folder"),
         ({"image_size": (288, 384)}, r"\(32, 64, 3\) but config.data.image_size is \(288, 384\)"),
         ({"negate_normals": "w"}, "negate_normals is 'w'"),
-        ({"form": "labelled"}, "form is 'labelled' but nyuv2 knows: mtan, labeled"),
-        ({"classes": 40}, "classes is 40 but the labels of form 'mtan' know 13 classes"),
+        ({"layout": "labelled"}, "layout is 'labelled' but nyuv2 knows: mtan, labeled"),
+        ({"classes": 40}, "classes is 40 but layout 'mtan' knows 13 classes"),
     ],
 )
 def test_faults_in_the_config(root, tmp_path, changes, words):

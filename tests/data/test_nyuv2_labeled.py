@@ -33,7 +33,7 @@ def path(pristine, tmp_path):
 
 
 def config_of(place, tmp_path, **changes):
-    settings = {"dataset": "nyuv2", "form": "labeled", "manual_dir": str(place), **changes}
+    settings = {"dataset": "nyuv2", "layout": "labeled", "manual_dir": str(place), **changes}
     return data_config(tmp_path / "built", **settings)
 
 
@@ -98,8 +98,8 @@ def test_forty_classes(tmp_path):
 
 def test_the_whole_file_has_the_official_split(path, tmp_path, monkeypatch):
     monkeypatch.setattr(nyuv2_labeled, "check_layout", lambda *_: 1449)
-    form = nyuv2_labeled.find(config_of(path, tmp_path))
-    assert {split: len(frames) for split, frames in form.listing.items()} == {
+    layout = nyuv2_labeled.find(config_of(path, tmp_path))
+    assert {split: len(frames) for split, frames in layout.listing.items()} == {
         "train": 795,
         "val": 654,
     }
@@ -234,7 +234,7 @@ def test_too_few_images(tmp_path):
         ({"manual_dir": "/usr"}, r"there is no file /usr/nyu_depth_v2_labeled.mat"),
         ({"image_size": (48, 64)}, r"image_size is \(48, 64\) but needs multiples of 32"),
         ({"classes": 41}, "classes is 41"),
-        ({"negate_normals": "z"}, "negate_normals is 'z' but form 'labeled'"),
+        ({"negate_normals": "z"}, "negate_normals is 'z' but layout 'labeled'"),
     ],
 )
 def test_faults_in_the_config(path, tmp_path, changes, words):

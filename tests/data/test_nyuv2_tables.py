@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from emanet_jax.data import nyuv2_tables, specs
-from emanet_jax.palettes import NYU13, NYU40
+from emanet_jax.data import nyuv2_tables, registry
+from emanet_jax.tasks.palettes import NYU13, NYU40
 
 FILES = pathlib.Path(__file__).parent / "nyuv2"
 
@@ -58,7 +58,7 @@ def test_the_split():
     file = loadmat(FILES / "splits.mat")
     for split, key in (("train", "trainNdxs"), ("val", "testNdxs")):
         assert nyuv2_tables.frames(split) == file[key].ravel().tolist()
-        assert len(nyuv2_tables.frames(split)) == specs.DATASETS["nyuv2"].splits[split]
+        assert len(nyuv2_tables.frames(split)) == registry.DATASETS["nyuv2"].splits[split]
         assert sorted(nyuv2_tables.frames(split)) == nyuv2_tables.frames(split)
     together = nyuv2_tables.frames("train") + nyuv2_tables.frames("val")
     assert sorted(together) == list(range(1, 1450))

@@ -27,7 +27,7 @@ from tests.data.layouts_pascal import (
     write_anno,
     write_pascal,
 )
-from tests.data.settings import augmentation
+from tests.data.settings import make_augmentation
 
 COUNTS = {"train": 4, "val": 3}
 
@@ -90,7 +90,7 @@ def test_batches_have_one_size(sources):
         tasks,
         batch_size=8,
         seed=0,
-        augmentation=augmentation(flip=True, scale=(0.5, 2.0), max_class_share=0.75, hue=0.1),
+        augmentation=make_augmentation(flip=True, scale=(0.5, 2.0), max_class_share=0.75, hue=0.1),
         image_size=(64, 64),
     )[0]
     assert batch["image"].shape == (8, 64, 64, 3)

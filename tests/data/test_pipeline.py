@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from emanet_jax.data import pipeline
-from emanet_jax.data.rooms import render_room
 from emanet_jax.errors import UserError
+from emanet_jax.synthetic import render_room
 from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
-from tests.data.settings import SIZE, augmentation, data_config
+from tests.data.settings import SIZE, data_config, make_augmentation
 
 TASKS = tasks_for("synthrooms")
 
@@ -27,8 +27,8 @@ def train(builder):
     return pipeline.load(builder, "train")
 
 
-PLAIN = augmentation()
-RANDOM = augmentation(flip=True, scale_crop=True)
+PLAIN = make_augmentation()
+RANDOM = make_augmentation(flip=True, scale_crop=True)
 
 
 def stream(source, batch_size=4, seed=0, augmentation=RANDOM, size=SIZE, **processes):
@@ -223,7 +223,7 @@ def varied():
 
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
 def test_images_of_any_size_make_a_training_batch(varied, scale):
-    dataset = stream(varied, 5, augmentation=augmentation(scale=scale), size=(32, 64))
+    dataset = stream(varied, 5, augmentation=make_augmentation(scale=scale), size=(32, 64))
     for k in range(4):
         batch = dataset[k]
         assert batch["image"].shape == (5, 32, 64, 3)

@@ -57,15 +57,18 @@ def train(*arguments: str) -> Fault:
     return Fault("emanet_jax.main", tuple(ordered), ())
 
 
-def data(form: str, *arguments: str) -> Fault:
+def data(layout: str, *arguments: str) -> Fault:
     """Checks a data set of real files."""
     dataset, settings = {
-        "nyuv2": ("nyuv2", ["form=mtan", "manual_dir=nyuv2", "image_size=(32,64)"]),
-        "labeled": ("nyuv2", ["form=labeled", "manual_dir=nyuv2.mat", "image_size=(32,64)"]),
-        "official": ("cityscapes", ["form=official", "manual_dir=official", "image_size=(64,128)"]),
-        "streets": ("cityscapes", ["form=mtan", "manual_dir=streets", "image_size=(32,64)"]),
+        "nyuv2": ("nyuv2", ["layout=mtan", "manual_dir=nyuv2", "image_size=(32,64)"]),
+        "labeled": ("nyuv2", ["layout=labeled", "manual_dir=nyuv2.mat", "image_size=(32,64)"]),
+        "official": (
+            "cityscapes",
+            ["layout=official", "manual_dir=official", "image_size=(64,128)"],
+        ),
+        "streets": ("cityscapes", ["layout=mtan", "manual_dir=streets", "image_size=(32,64)"]),
         "pascal": ("pascal_context", ["manual_dir=pascal", "image_size=(64,64)"]),
-    }[form]
+    }[layout]
     usual = [f"--config={ROOT}/configs/{dataset}.py", "--output=checked"]
     usual += [f"--config.data.{setting}" for setting in settings]
     keys = {argument.partition("=")[0] for argument in arguments}

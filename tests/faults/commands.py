@@ -15,7 +15,7 @@ from tests.faults.builders import (
     written,
 )
 
-_START = "from configs import common\n\ndef get_config(arg=None):\n    "
+_START = "from emanet_jax import config\n\ndef get_config(arg=None):\n    "
 _EVAL = ("--mode=eval", "--workdir=run")
 _CONFIG = "run/config.json"
 _AGAIN = train(f"--config={_CONFIG}")
@@ -105,7 +105,7 @@ CONFIG_FILES = {
         "mine.py.*division by zero", damage=written("mine.py", _START + "return 1 / 0\n")
     ),
     "an unknown name": _MINE.but(
-        "mine.py.*no attribute 'no'", damage=written("mine.py", _START + "return common.no()\n")
+        "mine.py.*no attribute 'no'", damage=written("mine.py", _START + "return config.no()\n")
     ),
     "a dictionary": train("--config=other.py").but(
         "other.py.*returns a ConfigDict", damage=written("other.py", _START + "return {}\n")
@@ -113,7 +113,7 @@ CONFIG_FILES = {
     "a key too few": _MINE.but(
         "lacks seed",
         damage=written(
-            "mine.py", _START + "c = common.default_config()\n    del c.seed\n    return c\n"
+            "mine.py", _START + "c = config.default_config()\n    del c.seed\n    return c\n"
         ),
     ),
     "an unknown argument": train(f"--config={ROOT}/configs/nyuv2.py:modle=hps").but("modle=hps"),

@@ -28,7 +28,7 @@ def write(root: Path) -> None:
     from emanet_jax import inference
     from emanet_jax.convert import export_torch, runs
     from emanet_jax.data import pipeline
-    from emanet_jax.experiment import make_network
+    from emanet_jax.training.experiment import make_network
     from tests import tiny
     from tests.torch_files import save_torch
 

@@ -24,12 +24,12 @@ from typing import Any
 from tests.conftest import ROOT
 
 IMPORTED = (
-    "emanet_jax.train",
+    "emanet_jax.training.loop",
     "emanet_jax.predict.loops",
     "emanet_jax.convert.runs",
     "emanet_jax.export.artefact",
-    "emanet_jax.convert.readers",
-    "emanet_jax.data.store",
+    "emanet_jax.models.weights.readers",
+    "emanet_jax.data.records",
     "emanet_jax.data.nyuv2",
     "emanet_jax.data.cityscapes",
     "emanet_jax.data.pascal_context",

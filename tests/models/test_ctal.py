@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from emanet_jax.errors import UserError
 from emanet_jax.models import ctal
 from emanet_jax.models.ctal import CrossTaskAffinity, adapt_resolution, choose_implementation
-from emanet_jax.parallel import compiler_options
+from emanet_jax.training.sharding import compiler_options
 
 FAST = ("factorized", "shifted")
 
@@ -213,8 +213,8 @@ def test_the_search_finds_quadratic_arrays():
 
 
 def test_sharded_rows_exchange_only_halos_and_sums():
-    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec(None, "rows"))
+    mesh = jax.make_mesh((4,), ("spatial",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec(None, "spatial"))
     module = CrossTaskAffinity(implementation="factorized", gamma=0.5)
     features = float32(random_features(2, 16, 6, c=8))
     params = float32(random_params(module, features))

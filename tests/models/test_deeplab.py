@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emanet_jax.models.decoders import DeepLabHead
+from emanet_jax.models.heads import DeepLabHead
 
 SIZE = (80, 76)
 CENTRE = (40, 37)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emanet_jax.models.blocks import Conv
 from emanet_jax.models.distillation import (
     PadDistillation,
     PatternPropagation,
     column_stochastic,
     row_stochastic,
 )
+from emanet_jax.models.layers import Conv
 
 TASKS = ("semseg", "depth", "normals")  # not in the order of their names
 

@@ -12,8 +12,9 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from emanet_jax import convert, losses, models, tasks
+from emanet_jax import convert, models, tasks
 from emanet_jax.ops import bilinear
+from emanet_jax.tasks import losses
 
 
 class Case(NamedTuple):

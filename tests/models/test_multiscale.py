@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emanet_jax.models.blocks import BasicBlock, ConvNorm, SqueezeExcitation
-from emanet_jax.models.multiscale import FeaturePropagation, over_neighbours, over_tasks
+from emanet_jax.models.layers import BasicBlock, ConvNorm, SqueezeExcitation
+from emanet_jax.models.networks.multi_scale import FeaturePropagation, over_neighbours, over_tasks
 
 TASKS = ("semseg", "depth", "normals")  # not in the order of their names
 N, C = len(TASKS), 4

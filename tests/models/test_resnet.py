@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emanet_jax.models.backbones import resnet
-from emanet_jax.models.blocks import BasicBlock, BottleneckBlock, ConvNorm
+from emanet_jax.models.layers import BasicBlock, BottleneckBlock, ConvNorm
 
 
 @pytest.mark.parametrize(

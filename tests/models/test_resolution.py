@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from emanet_jax import steps
 from emanet_jax.models.ctal import adapt_resolution
+from emanet_jax.training import steps
 from tests.helpers import SIZE, TASKS, random_batch, tiny_model, tiny_training
 
 LARGER = (64, 96)

@@ -11,8 +11,8 @@ from flax.traverse_util import flatten_dict
 
 from emanet_jax import convert, models
 from emanet_jax.models.backbones.segnet import max_pool, max_unpool
-from emanet_jax.models.blocks import Conv, xavier_normal
-from emanet_jax.models.segnet_attention import JoinedConv, bilinear_corners
+from emanet_jax.models.layers import Conv, xavier_normal
+from emanet_jax.models.networks.segnet import JoinedConv, bilinear_corners
 
 SIZE = (32, 64)
 CHANNELS = {"semseg": 5, "depth": 1, "normals": 3}

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from emanet_jax import inference
-from emanet_jax.models.multitask import Predictions
+from emanet_jax.types import Predictions
 from tests.helpers import TASKS
 
 

@@ -9,11 +9,12 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from emanet_jax import inference, workdir
+from emanet_jax import inference
 from emanet_jax.errors import UserError
-from emanet_jax.experiment import first_state, make_network, make_score, open_checkpoints
 from emanet_jax.ops import bilinear
 from emanet_jax.predict import loops, photos
+from emanet_jax.training import workdir
+from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
 from tests import tiny
 from tests.helpers import TASKS
 

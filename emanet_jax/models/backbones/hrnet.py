@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from emanet_jax.errors import UserError
-from emanet_jax.models.blocks import (
+from emanet_jax.models.layers import (
     BasicBlock,
     BottleneckBlock,
     ConvNorm,
@@ -85,7 +85,7 @@ class HRNet(nn.Module):
             coarsest = maps[-1]
             for i, x in enumerate(maps):
                 if x.shape[-1] != self.widths[i]:
-                    maps[i] = unit(self.widths[i], 3, name=f"widen{stage - 1}_{i}")(x)
+                    maps[i] = unit(self.widths[i], 3, name=f"upcast{stage - 1}_{i}")(x)
             width, name = self.widths[stage - 1], f"halve{stage - 1}_{stage - 1}"
             maps = [*maps, unit(width, 3, stride=2, name=name)(coarsest)]
             for module in range(modules):

@@ -9,7 +9,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from emanet_jax.models.blocks import BasicBlock, BottleneckBlock, ConvNorm, Dtype
+from emanet_jax.models.layers import BasicBlock, BottleneckBlock, ConvNorm, Dtype
 
 
 class ResNet(nn.Module):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from emanet_jax.models.blocks import ConvNorm, Dtype, Unit, xavier_normal
+from emanet_jax.models.layers import ConvNorm, Dtype, Unit, xavier_normal
 
 SegNetUnit = partial(ConvNorm, use_bias=True, start=xavier_normal)  # the family's "conv block"
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from emanet_jax.errors import UserError
-from emanet_jax.models.blocks import Dense, Dtype, fan_in_uniform
+from emanet_jax.models.layers import Dense, Dtype, fan_in_uniform
 from emanet_jax.ops import unit_vectors, wide_dtype
 
 WINDOW = 8  # tokens on a side

@@ -1,0 +1,325 @@
+"""A run's configuration: every key with its default, what values may be, a saved one again.
+
+A recipe (configs/nyuv2.py) starts from `default_config` or `from_argument`, changes what it differs
+in and returns the config locked, so that a misspelt key is an error and not a silent default.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+from etils import epath
+
+from emanet_jax.errors import UserError
+
+# What may stand behind a config file's name: --config=configs/nyuv2.py:model=hps,backbone=hrnet_w18
+ARGUMENTS = {
+    "model": ("model", "name"),
+    "backbone": ("model", "backbone"),
+    "variant": ("model", "variant"),
+}
+
+# Of the networks that cannot be built on every backbone.
+USUAL_BACKBONES = {
+    "mtan": "segnet",
+    "ati_net": "segnet",
+    "mti_net": "hrnet_w18",
+    "ema_net_ms": "hrnet_w18",
+}
+
+# ImageNet weights by backbone, for recipes that start from them. torchvision's of Swin V2 are files
+# to fetch by hand: --config.model.pretrained=swin_v2_t.pth
+IMAGENET = {
+    "hrnet_w18": "timm/hrnet_w18_small_v2.ms_in1k",
+    "resnet34": "timm/resnet34.tv_in1k",
+    "resnet50": "timm/resnet50.tv_in1k",
+}
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults, unlocked: a config file changes what it differs in."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "ema_net"
+    config.model.backbone = "hrnet_w18"
+    config.model.variant = "paper"  # "released": as the published code, see the deviations table
+    config.model.pretrained = ""  # the backbone's weights: a file or "owner/name" on Hugging Face
+    config.model.overrides = ml_collections.ConfigDict()  # fields of the network by name
+
+    config.tasks = ("semseg", "depth", "normals")
+    config.task_weights = ml_collections.ConfigDict({"semseg": 1.0, "depth": 1.0, "normals": 1.0})
+    config.balancing = "fixed"  # how the losses become one; emanet_jax/balancing has the methods
+    config.balancing_settings = ml_collections.ConfigDict()  # of the method, by name
+    # Methods on gradients: tasks' backward passes after each other, or "vmapped": as one, for
+    # their number times the memory.
+    config.task_gradients = "looped"
+
+    config.data = ml_collections.ConfigDict()
+    config.data.dataset = "nyuv2"
+    config.data.layout = "mtan"  # how the files in manual_dir are laid out
+    config.data.manual_dir = ""  # the files that you have
+    config.data.negate_normals = ""  # axes of stored normals to turn round, such as "yz"
+    config.data.data_dir = "data"  # where the records that are built from them go
+    config.data.image_size = (288, 384)
+    config.data.classes = 0  # 0: the data set's usual number; nyuv2 13 or 40, cityscapes 19 or 7
+    config.data.train_examples = 0  # counts and seed of procedural data sets
+    config.data.val_examples = 0
+    config.data.seed = 0
+    config.data.threads = 4
+    config.data.prefetch = 4  # batches that are read ahead
+    config.data.cache = False  # keep decoded examples in memory
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.flip = True
+    config.augment.scale_crop = False  # enlarge by 1, 1.2 or 1.5, cut back to the size
+    config.augment.scale = (1.0, 1.0)  # any factor between, cut or padded to the size
+    config.augment.max_class_share = 1.0  # of a window, redrawn up to 10 times; 1: no limit
+    config.augment.brightness = 0.0  # up to +- this share of white; half of the images, as below
+    config.augment.contrast = 0.0  # times up to 1 +- this
+    config.augment.saturation = 0.0  # times up to 1 +- this
+    config.augment.hue = 0.0  # up to +- this part of a whole turn of the colour wheel
+    config.image_statistics = "imagenet"  # or "unit": images in [0, 1] as they are
+
+    config.precision = "float32"  # or "bfloat16": what networks compute in; all else is float32
+    # Or "blocks", "everything": recompute backwards instead of keeping. XLA undoes it on CPUs.
+    config.remat = "nothing"
+    config.accumulate = 1  # micro-batches of batch_size / accumulate images in a step
+    config.max_bad_steps = 10  # steps in a row whose numbers are not finite, then the run stops
+
+    config.epochs = 200.0
+    config.batch_size = 8
+    config.eval_batch_size = 8
+    config.log_every_steps = 10
+    config.eval_every_epochs = 5.0
+    config.panel_images = 4
+    config.panel_every_steps = 0  # pictures between evaluations too; 0: only at evaluations
+    # Metrics that need the host, such as boundary F (3 images of 512x512 a second): "always",
+    # "last" (at the end of training and with --mode=eval) or "never".
+    config.host_metrics = "last"
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.l2 = 1e-4
+    config.optimizer.clip_norm = ml_collections.config_dict.placeholder(float)  # None: no clipping
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 0
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_steps = 500  # beside one at every evaluation
+    config.checkpoint.keep_latest = 2
+    config.checkpoint.keep_best = 1
+    config.checkpoint.best_metric = ""  # "TASK/METRIC" or "delta_m"; "": the first task's primary
+    config.checkpoint.reference = ""  # results.json of a single-task run, for delta_m
+
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.spatial = 1  # devices that share the rows of an image
+
+    config.profile = False  # a trace of a few steps for TensorBoard
+    return config
+
+
+def from_argument(arg: str | None, backbone: str = "hrnet_w18") -> ml_collections.ConfigDict:
+    """The defaults with a config file's argument, such as "model=hps,backbone=resnet50", unlocked.
+
+    Args:
+        arg: what stands behind the config file's name.
+        backbone: of networks that have no usual one, if `arg` names none.
+
+    Raises:
+        UserError: the argument is not of this form or a key is unknown.
+    """
+    chosen = {}
+    for part in arg.split(",") if arg else []:
+        key, separator, value = part.partition("=")
+        if not separator or key not in ARGUMENTS:
+            raise UserError(
+                f"config argument '{part}' is not understood; it must be KEY=VALUE with KEY one "
+                f"of {', '.join(ARGUMENTS)}, as in configs/nyuv2.py:model=hps."
+            )
+        chosen[key] = value
+    config = default_config()
+    chosen.setdefault("backbone", USUAL_BACKBONES.get(chosen.get("model"), backbone))
+    for key, value in chosen.items():
+        group, field = ARGUMENTS[key]
+        config[group][field] = value
+    return config
+
+
+def with_argument(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+    """Writes the network that `arg` names into a config, and locks it; see `from_argument`."""
+    if arg:
+        config.model.update(from_argument(arg).model)
+    return config.lock()
+
+
+LARGEST_SIDE = 16384  # pixels of an image, so that a slip does not fill the memory
+
+# Dictionaries whose keys each config chooses itself.
+FREE = ("task_weights", "model.overrides", "balancing_settings")
+
+
+class Rule(NamedTuple):
+    """What a value must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _between(low: int, high: int) -> Rule:
+    return Rule(f"between {low} and {high}", lambda x: low <= x <= high)
+
+
+def _positive(high: int) -> Rule:
+    return Rule(f"positive and at most {high}", lambda x: 0 < x <= high)
+
+
+def _size(value: tuple[int, ...]) -> bool:
+    return len(value) == 2 and all(32 <= side <= LARGEST_SIDE and side % 32 == 0 for side in value)
+
+
+_COUNT, _SEED = _positive(10**9), _between(0, 2**31 - 1)
+_FINITE = Rule("positive and finite", lambda x: 0 < x < math.inf)
+_WEIGHT = Rule("finite and at least 0", lambda x: 0 <= x < math.inf)
+
+# What must hold beyond the type, for values that nothing else checks.
+RULES: dict[str, Rule] = {
+    "seed": _SEED,
+    "data.seed": _SEED,
+    "data.image_size": Rule(f"(height, width), multiples of 32 from 32 to {LARGEST_SIDE}", _size),
+    "data.threads": _between(0, 1024),
+    "data.prefetch": _between(0, 10000),
+    "epochs": _positive(10**6),
+    "eval_every_epochs": _positive(10**6),
+    "batch_size": _between(1, 65536),
+    "eval_batch_size": _between(1, 65536),
+    "log_every_steps": _COUNT,
+    "accumulate": _COUNT,
+    "max_bad_steps": _COUNT,
+    "panel_images": _COUNT,
+    "panel_every_steps": _between(0, 10**9),
+    "checkpoint.every_steps": _COUNT,
+    "checkpoint.keep_latest": _COUNT,
+    "checkpoint.keep_best": _COUNT,
+    "optimizer.learning_rate": _FINITE,
+    "optimizer.l2": _WEIGHT,
+    "optimizer.clip_norm": Rule("positive and finite, or None", lambda x: x is None or x > 0),
+}
+
+_ONE_OF = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Looks at every value of a config that is complete.
+
+    Raises:
+        UserError: a key is missing or surplus, or a value is not of its type or out of its range.
+    """
+    check_types(config, "the config")
+    for key, rule in RULES.items():
+        value = functools.reduce(lambda group, name: group[name], key.split("."), config)
+        _demand(key, value, rule)
+    for name, weight in config["task_weights"].items():
+        _demand(f"task_weights.{name}", weight, Rule("a number", _is_number))
+        _demand(f"task_weights.{name}", weight, _WEIGHT)
+
+
+def check_types(values: Mapping[str, Any], where: str) -> None:
+    """Compares keys and types with those of `default_config`.
+
+    Args:
+        values: of a whole config.
+        where: they come from, for messages.
+
+    Raises:
+        UserError: a key is missing or surplus, or a value is of another type.
+    """
+    defaults = default_config()
+    _compare(values, defaults, "", where)
+
+
+def _compare(values: Any, defaults: Mapping[str, Any], group: str, where: str) -> None:
+    if not hasattr(values, "items"):
+        name = f"config.{group.rstrip('.')}" if group else where
+        raise UserError(f"{name} of {where} is {values!r}; it must be a group of named values.")
+    if group.rstrip(".") in FREE:
+        return
+    missing, surplus = sorted(set(defaults) - set(values)), sorted(set(values) - set(defaults))
+    if missing or surplus:
+        names = [", ".join(group + name for name in x) or "no key" for x in (missing, surplus)]
+        raise UserError(
+            f"{where} is of another version: it lacks {names[0]} and has {names[1]} too many; "
+            "emanet_jax/config.py has all keys with their defaults."
+        )
+    for name, default in defaults.items():
+        if hasattr(default, "items"):
+            _compare(values[name], default, f"{group}{name}.", where)
+        else:
+            kind = type(default) if default is not None else float
+            if default is not None or values[name] is not None:
+                _demand(group + name, values[name], _of_type(kind, default))
+
+
+def _of_type(kind: type, default: Any) -> Rule:
+    """Of the type; whole numbers will do for floats, and lists, as JSON has them, for tuples."""
+    if kind is tuple:
+        inner = _of_type(type(default[0]), default[0])
+        holds = lambda x: isinstance(x, (tuple, list)) and all(map(inner.holds, x))  # noqa: E731
+        return Rule(f"a tuple like {default}", holds)
+    if kind is float:
+        return Rule(_ONE_OF[kind], _is_number)
+    return Rule(_ONE_OF[kind], lambda x: type(x) is kind)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _demand(key: str, value: Any, rule: Rule) -> None:
+    if not rule.holds(value):
+        raise UserError(f"config.{key} is {value!r}; it must be {rule.words}.")
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """The config that the file `arg`, a run's config.json, holds.
+
+    Raises:
+        UserError: it is no such file, or its keys or types are not `default_config`'s.
+    """
+    return read_config(epath.Path(arg or ""), f"--config={arg or ''}")
+
+
+def read_config(path: epath.Path, where: str) -> ml_collections.ConfigDict:
+    """The locked config in a config.json; messages call it `where`.
+
+    Raises:
+        UserError: as `get_config`.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no config.json of a run: {error}.") from error
+    check_types(values, where)
+    config = default_config()
+    _fill(config, values)
+    return config.lock()
+
+
+def _fill(config: ml_collections.ConfigDict, values: Mapping[str, Any], group: str = "") -> None:
+    """Writes the values of a JSON object into the defaults, key by key."""
+    for key, value in values.items():
+        if group + key in FREE:
+            config[key] = ml_collections.ConfigDict({k: _tuples(v) for k, v in value.items()})
+        elif isinstance(value, Mapping):
+            _fill(config[key], value, f"{group}{key}.")
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_tuples(x) for x in value) if isinstance(value, list) else value

@@ -1,5 +1,0 @@
-"""Procedural rooms: what stands where, ray casting, light, and what a recording does to it."""
-
-from emanet_jax.data.rooms.render import render_room
-
-__all__ = ["render_room"]

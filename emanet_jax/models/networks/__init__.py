@@ -1,0 +1,1 @@
+"""The networks: backbone, distillation between the tasks, heads."""

@@ -1,0 +1,1 @@
+"""Weights of others: PyTorch and safetensors files, the names in them, ImageNet backbones."""

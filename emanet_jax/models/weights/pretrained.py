@@ -1,0 +1,170 @@
+"""Backbones that start from published ImageNet weights (config.model.pretrained).
+
+timm's HRNet was trained with upsampling="nearest". The published networks start from it with
+"bilinear", and so do ours unless config.model.overrides = {"upsampling": "nearest"}.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emanet_jax.errors import UserError
+from emanet_jax.models.weights.names import Rules
+from emanet_jax.models.weights.readers import READERS, read_state_dict
+from emanet_jax.models.weights.transfer import by_torch_name, fit
+
+HUB_FILE = "model.safetensors"  # of a repository that no file is named of
+_HUB_NAME = r"\w[\w.-]*/\w([\w.-]*\w)?"
+_TRUNK = r"backbone(_\w+)?"  # where networks keep them: one for all tasks, or one for each
+
+
+class Published(NamedTuple):
+    """How published weights of a family of backbones differ from the reference's backbone.
+
+    Attributes:
+      classifier: names of what predicts ImageNet's classes, left out.
+      renames: of the published names, in turn.
+      part: of the backbone that the weights are of; the rest keeps its start.
+    """
+
+    classifier: str
+    renames: Rules = ()
+    part: str = ""
+
+
+def _vgg_names() -> Rules:
+    """VGG-16's layers stand in one list: conv, norm, ReLU; a pool at every scale's end."""
+    rules, index = [], 0
+    for scale, convolutions in enumerate((2, 2, 3, 3, 3)):
+        for unit in range(convolutions):
+            block = f"conv_block_enc.{scale}" + (f".{unit - 1}" if scale > 1 else "")
+            ours = f"encoder_block.{scale}" if unit == 0 else block
+            rules += [(rf"^features\.{index + i}\.", f"{ours}.{i}.") for i in (0, 1)]
+            index += 3
+        index += 1
+    return tuple(rules)
+
+
+# By the start of the backbone's name. The names are those of timm's HRNet (hrnet_w18_small_v2) and
+# of torchvision's ResNet (timm keeps them), Swin V2, and VGG-16 with batch norm.
+PUBLISHED: Mapping[str, Published] = {
+    "hrnet": Published(r"(incre_modules|downsamp_modules|final_layer|classifier)\..*"),
+    "resnet": Published(r"fc\..*"),
+    "swin_v2": Published(r"head\..*", ((r"^features\.", "0."), (r"^norm\.", "1."))),
+    "segnet": Published(r"classifier\..*", _vgg_names(), part="encoder"),
+}
+
+
+def load_pretrained(
+    pretrained: str, backbone: str, variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The part of a network's variables that published weights fill, and what was loaded, in words.
+
+    Args:
+      pretrained: config.model.pretrained, see `find`.
+      backbone: the network's, by its name in the menu.
+      variables: {"params", "batch_stats"} of the network, arrays or their abstract shapes. Every
+        backbone in them (STL has one for each task) gets the same weights.
+
+    Raises:
+      UserError: the file cannot be found or read, or does not fit the backbone by name and shape.
+    """
+    path = find(pretrained)
+    state_dict = read_state_dict(path)
+    loaded = fill_backbones(state_dict, backbone, variables, pretrained)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return loaded, (
+        f"{backbone} starts from {pretrained} ({path.name}, {len(state_dict)} tensors, "
+        f"SHA-256 {digest})."
+    )
+
+
+def fill_backbones(
+    state_dict: Mapping[str, np.ndarray], backbone: str, variables: Mapping[str, Any], origin: str
+) -> dict[str, Any]:
+    """The backbones' part of `variables` with the values of `state_dict`; `origin` names it.
+
+    Raises:
+      UserError: as `load_pretrained`.
+    """
+    family = next(PUBLISHED[start] for start in PUBLISHED if backbone.startswith(start))
+    renamed = {}
+    for name, value in state_dict.items():
+        if not re.fullmatch(family.classifier, name):
+            for pattern, replacement in family.renames:
+                name = re.sub(pattern, replacement, name)
+            renamed[f"backbone.{name}"] = value
+    params = variables["params"]
+    trunks = [name for name in params if re.fullmatch(_TRUNK, name)]
+    loaded: dict[str, Any] = {}
+    for trunk in trunks:
+        # In HPS, the names inside a backbone are the backbone's own.
+        own = {
+            collection: {"backbone": _part(tree[trunk], family.part)}
+            for collection, tree in variables.items()
+            if trunk in tree
+        }
+        targets = by_torch_name(own, "hps")
+        values = fit(renamed, targets, f"{backbone} (config.model.pretrained is '{origin}')")
+        for collection, tree in values.items():
+            loaded.setdefault(collection, {})[trunk] = tree["backbone"]
+    return loaded
+
+
+def _part(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return {name: tree[name]} if name else tree
+
+
+def find(pretrained: str) -> Path:
+    """The file that config.model.pretrained names, fetched if need be.
+
+    Args:
+      pretrained: a file's path (it ends like a file of weights), or a repository of Hugging Face,
+        `owner/name` or `owner/name:file`, such as timm/hrnet_w18_small_v2.ms_in1k; what was fetched
+        once is in the cache of huggingface_hub and needs no network.
+
+    Raises:
+      UserError: there is no such file, or it cannot be fetched.
+    """
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in READERS and ":" not in pretrained:
+        raise UserError(f"config.model.pretrained is '{pretrained}', but there is no such file.")
+    repository, _, file = pretrained.partition(":")
+    if not re.fullmatch(_HUB_NAME, repository):
+        raise UserError(
+            f"config.model.pretrained is '{pretrained}', which is neither a file of weights "
+            f"({', '.join(READERS)}) nor a repository such as timm/hrnet_w18_small_v2.ms_in1k."
+        )
+    return _fetch(repository, file or HUB_FILE)
+
+
+def _fetch(repository: str, file: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    cached = huggingface_hub.try_to_load_from_cache(repository, file)
+    if isinstance(cached, str):
+        return Path(cached)  # without asking whether there is a newer one
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except errors.LocalEntryNotFoundError as error:
+        why, cause = "Hugging Face cannot be reached and the file is not in the cache", error
+    except errors.GatedRepoError as error:
+        why, cause = "it asks for its owner's consent, and then for `hf auth login`", error
+    except errors.RepositoryNotFoundError as error:
+        why, cause = "there is no such repository", error
+    except errors.EntryNotFoundError as error:
+        why, cause = "the repository has no such file", error
+    except (errors.HfHubHTTPError, OSError) as error:
+        why, cause = " ".join(str(error).split()).rstrip("."), error
+    raise UserError(
+        f"config.model.pretrained: {file} of {repository} cannot be fetched, as {why}; a file that "
+        "you have can be given by its path."
+    ) from cause

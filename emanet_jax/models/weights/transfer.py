@@ -1,0 +1,149 @@
+"""Weights of the reference PyTorch networks to ours and back, by a table of names, strictly."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from emanet_jax.errors import UserError
+from emanet_jax.models.backbones import swin
+from emanet_jax.models.weights.names import MODEL_RULES, SURPLUS_BY_DESIGN, torch_name
+
+FUSION = r"\.(task_)?fusion\."  # in the names of CTAL's grouped convolutions
+
+
+def import_torch(
+    state_dict: Mapping[str, np.ndarray], model_name: str, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Variables like `variables` with the values of a PyTorch state dict.
+
+    Args:
+      state_dict: name to array in PyTorch's layouts (OIHW). `num_batches_tracked` is not needed.
+      model_name: one of the menu's names.
+      variables: {"params", "batch_stats"} of the network, arrays or their abstract shapes; the
+        result has their structure, shapes and dtypes.
+
+    Raises:
+      UserError: names that are missing from or surplus in the state dict (all of them are listed),
+        or arrays of another shape.
+    """
+    return fit(state_dict, by_torch_name(variables, model_name), model_name)
+
+
+def fit(
+    state_dict: Mapping[str, np.ndarray], targets: Mapping[str, tuple[tuple, Any]], what: str
+) -> dict[str, Any]:
+    """Variables with the values of a PyTorch state dict, strictly; `import_torch` says how.
+
+    Floating-point numbers of any width are converted to the target's: float16, bfloat16 and float32
+    exactly into float32, float64 by rounding.
+
+    Args:
+      state_dict: name to array.
+      targets: what the names stand for, as `by_torch_name` gives it.
+      what: is filled, for error messages.
+    """
+    counters = {f"{_module(name)}.num_batches_tracked" for name in targets if _is_variance(name)}
+    missing = sorted(targets.keys() - state_dict.keys())
+    surplus = sorted(
+        name
+        for name in state_dict.keys() - targets.keys() - counters
+        if not re.fullmatch(SURPLUS_BY_DESIGN, name)
+    )
+    if missing or surplus:
+        raise UserError(
+            f"the state dict does not fit {what}{_variant_hint(missing, surplus)}: "
+            f"missing {missing}, surplus {surplus}."
+        )
+    values, misshapen = {}, []
+    for name, (path, target) in targets.items():
+        value = _from_torch(np.asarray(state_dict[name]))
+        if value.shape != target.shape:
+            misshapen.append(f"{name} gives {value.shape} for {'/'.join(path)} {target.shape}")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise UserError(
+                f"the state dict's {name} is of type {value.dtype}, not floating-point."
+            )
+        as_array = np.asarray if isinstance(target, np.ndarray) else jnp.asarray
+        values[path] = as_array(value, target.dtype)
+    if misshapen:
+        raise UserError(
+            f"the state dict is of another {what} (shapes in our layouts): "
+            f"{'; '.join(misshapen)}{_resolution_hint(misshapen)}."
+        )
+    return unflatten_dict(values)
+
+
+def export_torch(variables: Mapping[str, Any], model_name: str) -> dict[str, np.ndarray]:
+    """The inverse of `import_torch`: a state dict that the reference loads strictly."""
+    state_dict = {}
+    for name, (_, value) in by_torch_name(variables, model_name).items():
+        # Row-major: safetensors' writer takes no notice of strides.
+        state_dict[name] = np.asarray(_to_torch(np.asarray(value)), order="C")
+        if _is_variance(name):
+            state_dict[f"{_module(name)}.num_batches_tracked"] = np.zeros((), np.int64)
+        if name.endswith(".attn.logit_scale"):
+            state_dict |= {f"{_module(name)}.{key}": x for key, x in _swin_buffers().items()}
+    return state_dict
+
+
+def by_torch_name(variables: Mapping[str, Any], model_name: str) -> dict[str, tuple[tuple, Any]]:
+    """{the reference's name: (our path, our array)}."""
+    if model_name not in MODEL_RULES:
+        raise UserError(f"unknown model {model_name!r}; choose from {', '.join(MODEL_RULES)}.")
+    return {
+        torch_name("/".join(path[1:]), model_name): (path, value)
+        for path, value in flatten_dict(unfreeze(variables)).items()
+    }
+
+
+def _swin_buffers() -> dict[str, np.ndarray]:
+    """What the reference's window attention keeps beside its parameters."""
+    return {
+        "relative_coords_table": swin.coordinate_table()[None],
+        "relative_position_index": swin.position_index().ravel(),
+    }
+
+
+def _is_variance(name: str) -> bool:
+    return name.endswith(".running_var")
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _variant_hint(missing: list[str], surplus: list[str]) -> str:
+    """Names the variant of the file if all that is wrong is how many fusions there are."""
+    if not (missing and surplus and all(re.search(FUSION, name) for name in missing + surplus)):
+        return ""
+    one_for_all = any(re.search(FUSION + r"weight$", name) for name in surplus)
+    variant = "released" if one_for_all else "paper"
+    return f' (its fusions are those of variant="{variant}": build the network with that)'
+
+
+def _resolution_hint(misshapen: list[str]) -> str:
+    """How to go on if all that is wrong is the image size that the fusions were made for."""
+    if not all("fusion" in words for words in misshapen):
+        return ""
+    return (
+        "; fusions of another image size can be imported into a network of theirs and then resized "
+        "by models.ctal.adapt_resolution, which --trained_at=HEIGHTxWIDTH of python -m "
+        "emanet_jax.convert does"
+    )
+
+
+def _from_torch(value: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, (out, in) to (in, out); what has 3 axes stays as it is.
+
+    So is a transposed convolution's IOHW to the HWOI that `blocks.DoublingConv` keeps.
+    """
+    return value.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def _to_torch(value: np.ndarray) -> np.ndarray:
+    return value.transpose({2: (1, 0), 4: (3, 2, 0, 1)}.get(value.ndim, range(value.ndim)))

@@ -1,0 +1,181 @@
+"""Processes and their device mesh, and how state and batches lie on it."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from emanet_jax.errors import UserError
+from emanet_jax.types import Batch
+
+# After a process dies, the others end within about this time, instead of waiting for it for ever.
+_DEAD_AFTER_SECONDS = 30
+
+
+def connect(
+    mode: Literal["off", "auto"],
+    coordinator: str | None = None,
+    process_count: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run; call it before anything touches a device.
+
+    Args:
+        mode: "auto" finds the others as Cloud TPU, Slurm, Kubernetes or Open MPI describe them in
+            the environment; "off" looks for nothing, so that a process is alone unless the other
+            arguments are given.
+        coordinator: HOST:PORT of the first process.
+        process_count: of the run.
+        process_id: of this one, from 0.
+
+    Raises:
+        UserError: an argument is missing or the others cannot be found.
+    """
+    given = (coordinator, process_count, process_id)
+    if mode == "off" and given == (None, None, None):
+        return
+    if mode == "off" and None in given:
+        raise UserError(
+            "--coordinator, --process_count and --process_id belong together: give all three, or "
+            "--distributed=auto alone."
+        )
+    # SIGTERM is for `stop.StopSignal`, which also knows Ctrl-C and a second signal.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            *given,
+            heartbeat_timeout_seconds=_DEAD_AFTER_SECONDS,
+            shutdown_timeout_seconds=_DEAD_AFTER_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"the processes of this run did not find each other ({reason}); --distributed=auto "
+            "knows Cloud TPU, Slurm, Kubernetes and Open MPI, elsewhere give --coordinator, "
+            "--process_count and --process_id."
+        ) from error
+
+
+def on_first(action: Callable[[], Any]) -> Any:
+    """What `action` gives on the first process, which alone runs it, on all processes.
+
+    Args:
+        action: gives what JSON can hold.
+
+    Raises:
+        UserError: on all of them, if `action` raises one.
+    """
+    outcome: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            outcome = {"value": action()}
+        except UserError as error:
+            outcome = {"fault": str(error)}
+    if jax.process_count() > 1:
+        text = json.dumps(outcome).encode()
+        length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+        text = np.frombuffer(text.ljust(length)[:length], np.uint8)
+        outcome = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
+    if "fault" in outcome:
+        raise UserError(outcome["fault"])
+    return outcome["value"]
+
+
+_LLVM_LEVEL = "xla_backend_optimization_level"  # a compiler option, and in XLA_FLAGS
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """What XLA should do differently on this kind of device, for `jax.jit(compiler_options=...)`.
+
+    On CPUs: leave convolutions to XLA itself, since those of the library that it calls by default
+    take EMA-Net's training step 3 times the memory, and hand over products without what comes
+    before them; do not rewrite every sum as a tree of sums, which is slow to compile and to run,
+    and there are thousands: norms, losses; and optimise kernels at LLVM's level 1, whose code is as
+    fast here as level 3's and compiles in a tenth less time, unless XLA_FLAGS sets a level.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    options = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    }
+    if _LLVM_LEVEL not in os.environ.get("XLA_FLAGS", ""):
+        options[_LLVM_LEVEL] = "1"
+    return options
+
+
+def make_mesh(spatial: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh ("data", "spatial") over all devices; `spatial` of them share an image.
+
+    Raises:
+        UserError: the devices of a process cannot be divided into groups of `spatial`.
+    """
+    devices = jax.devices() if devices is None else devices
+    # Each process reads whole images, so those that share one must be its own.
+    local = len(devices) // len({device.process_index for device in devices})
+    if spatial < 1 or local % spatial:
+        raise UserError(
+            f"config.mesh.spatial is {spatial}; it must divide the number of devices of a process, "
+            f"{local}."
+        )
+    # In the order of processes, which is that of the batch's rows.
+    grid = np.asarray(sorted(devices, key=lambda device: (device.process_index, device.id)))
+    return Mesh(grid.reshape(-1, spatial), ("data", "spatial"), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, processes: int = 1) -> None:
+    """Raises UserError unless every device and process gets the same number of images."""
+    parts = max(mesh.shape["data"], processes)
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f"config.{name} is {batch_size}; it must be a multiple of {parts}, the number of "
+            "devices or processes that share a batch."
+        )
+
+
+def check_spatial(image_size: tuple[int, int], mesh: Mesh) -> None:
+    """Raises UserError unless every device that shares an image gets 64 of its rows.
+
+    Then the coarsest maps (1/32) keep two rows a device. With one, XLA's partitioner computes wrong
+    gradients of 3 x 3 convolutions, without a word (measured with JAX 0.10.2).
+    """
+    spatial = mesh.shape["spatial"]
+    if spatial > 1 and image_size[0] % (64 * spatial):
+        raise UserError(
+            f"config.mesh.spatial is {spatial} but images are {image_size[0]} pixels high; it "
+            f"must be a multiple of {64 * spatial}."
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array: the train state."""
+    return NamedSharding(mesh, P())
+
+
+def maps(mesh: Mesh) -> NamedSharding:
+    """Maps (b, h, w, c) over both axes: images over "data", their rows over "spatial"."""
+    return NamedSharding(mesh, P("data", "spatial"))
+
+
+def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
+    """Shardings of a batch: images over "data", the rows of maps (b, h, w, c) over "spatial"."""
+
+    def sharding(x: jax.Array) -> NamedSharding:
+        return maps(mesh) if x.ndim == 4 else NamedSharding(mesh, P("data"))
+
+    return jax.tree.map(sharding, batch)
+
+
+def to_devices(batch: Batch, mesh: Mesh) -> Batch:
+    """Puts this process's rows of a batch on its devices: global arrays of the whole batch."""
+    return jax.tree.map(
+        lambda x, s: jax.make_array_from_process_local_data(s, x),
+        batch,
+        batch_shardings(batch, mesh),
+    )

@@ -1,0 +1,131 @@
+"""The nouns that everybody shares: tasks, predictions, batches, metric sums and the train state."""
+
+import abc
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import Array
+
+Batch = Mapping[str, Any]  # {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}
+
+
+class MetricSums(struct.PyTreeNode, abc.ABC):
+    """A metric's sums over valid pixels; `a + b` is the metric of both sets of pixels."""
+
+    def __add__(self, other: Self) -> Self:
+        return jax.tree.map(operator.add, self, other)
+
+    @abc.abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The metric's values by name, from sums on the host; NaN where no pixel was valid."""
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Values of every class (classes,) by name, of a metric over classes; NaN as above."""
+        return {}
+
+
+def _unchanged(label: np.ndarray, *_: float) -> np.ndarray:
+    return label
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One dense prediction task.
+
+    Attributes:
+        name: unique key of predictions and labels.
+        channels: of the network's prediction.
+        label_channels: k of the label (b, h, w, k).
+        label_dtype: of the stored label.
+        ignore: a label pixel is invalid if all its channels have this value.
+        loss: (prediction (b, h, w, channels), label, valid (b, h, w, 1)) to a scalar.
+        activation: prediction to what a person reads (b, h, w, k): ids, metres, unit vectors; every
+            pixel by itself.
+        metric: (activated prediction, label, valid) to `MetricSums`, inside jit.
+        host_metric: a second metric, too intricate for jit: NumPy arrays (h, w, k) of one image's
+            activated prediction, label and valid to `MetricSums` with other names.
+        primary: the metric that stands for the task in delta_m and checkpoint choice.
+        to_rgb: label or activated prediction (h, w, k) to uint8 (h, w, 3) without regard to
+            validity; `colours` is what pictures use.
+        flip: label values (h, w, k) after the map was mirrored left-right.
+        zoom: label values (h, w, k) after the image was enlarged by a factor.
+        nearest: resample by nearest neighbour; otherwise bilinear.
+        class_names: of a classification task, in the order of ids.
+        limit: of a quantity, the value that ends its colours; None: classes or vectors.
+        unit: of a quantity, as "m".
+    """
+
+    name: str
+    channels: int
+    label_channels: int
+    label_dtype: type
+    ignore: float
+    loss: Callable[[Array, Array, Array], Array]
+    activation: Callable[[Array], Array]
+    metric: Callable[[Array, Array, Array], MetricSums]
+    primary: str
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+    flip: Callable[[np.ndarray], np.ndarray] = _unchanged
+    zoom: Callable[[np.ndarray, float], np.ndarray] = _unchanged
+    nearest: bool = True
+    class_names: tuple[str, ...] = ()
+    limit: float | None = None
+    unit: str = ""
+    host_metric: Callable[[np.ndarray, np.ndarray, np.ndarray], MetricSums] | None = None
+
+    def valid(self, label: Array) -> Array:
+        """Where a label (..., k) carries information: bool (..., 1)."""
+        channels = (label[..., k : k + 1] != self.ignore for k in range(label.shape[-1]))
+        return functools.reduce(operator.or_, channels)  # NumPy reduces a short axis slowly
+
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics' values, as `compute()` gives them; the host metric's last."""
+        nothing = jnp.zeros((1, 1, 1, self.label_channels))
+        names = self.metric(nothing, nothing, nothing[..., :1] > 0).compute()
+        return (*names, *self.host_metric_names())
+
+    def host_metric_names(self) -> tuple[str, ...]:
+        """The names of the host metric's values, which not every evaluation gives."""
+        if self.host_metric is None:
+            return ()
+        nothing = np.zeros((1, 1, self.label_channels))
+        return tuple(self.host_metric(nothing, nothing, nothing[..., :1] > 0).compute())
+
+    def colours(self, values: np.ndarray) -> np.ndarray:
+        """Picture (h, w, 3) uint8 of a label or activated prediction; invalid pixels are black."""
+        values = np.asarray(values)
+        return np.where(self.valid(values), self.to_rgb(values), 0).astype(np.uint8)
+
+
+class Predictions(NamedTuple):
+    """What every network returns, in float32 or better and before any activation.
+
+    Attributes:
+      final: {task: (b, H, W, channels)} at image size.
+      auxiliary: one dict like it per level of deep supervision, finest first, its maps at their own
+        size (the backbone's in the single-scale networks: 1/4 of the image on HRNet).
+    """
+
+    final: dict[str, jax.Array]
+    auxiliary: tuple[dict[str, jax.Array], ...] = ()
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a run needs to go on, beside the position in the data."""
+
+    step: Array  # () int32: number of steps so far, and index of the next batch
+    params: Any
+    batch_stats: Any
+    balancing: Any  # {"trained", "memory"} of how the losses are balanced
+    opt_state: optax.OptState  # of (params, balancing["trained"])
+    rng: Array  # key data; dropout keys are folded from it and the step
+    bad_in_row: Array  # () int32: steps up to this one that were skipped, one after the other
+    skipped: Array  # () int32: all steps so far whose numbers were not finite

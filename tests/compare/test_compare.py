@@ -1,0 +1,301 @@
+"""Runs side by side: which belong together, means, delta_m, tables, and the page."""
+
+import base64
+import html.parser
+import io
+import json
+import math
+import shutil
+
+import ml_collections
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from emanet_jax import inference
+from emanet_jax.compare import curves, layout, page, pictures, report, runs, tables
+from emanet_jax.compare.layout import Row, Table
+from emanet_jax.compare.runs import Group, Run
+from emanet_jax.config import default_config
+from emanet_jax.errors import UserError
+from emanet_jax.models.cost import Cost
+from emanet_jax.tasks import metrics, tasks_for
+from emanet_jax.training import logs, workdir
+from tests import fake_runs
+
+TASKS = tasks_for("synthrooms", ["semseg", "depth"])
+SEMSEG, DEPTH = TASKS
+REFERENCE = {"semseg/miou_percent": 40.0, "semseg/pixel_accuracy_percent": 80.0}
+REFERENCE |= {"depth/rmse_m": 0.5, "depth/rel": 0.2}
+
+
+def make_run(results=REFERENCE, *, seed=0, scalars=(), **changes) -> Run:
+    """A run whose config differs from the smallest in `changes`, keys with "__" for the dot."""
+    config = fake_runs.make_config("hps", seed)
+    with config.unlocked():
+        for key, value in changes.items():
+            config.update_from_flattened_dict({key.replace("__", "."): value})
+    rows = [*scalars, {"step": 12}]
+    place = epath.Path(f"/runs/{seed}")
+    return Run(place, config, 12, 12, dict(results), {}, rows, "1 x cpu")
+
+
+def group(*results, label="hps") -> Group:
+    return Group(label, tuple(make_run(x, seed=seed) for seed, x in enumerate(results)))
+
+
+def test_lists_of_keys_name_keys_of_the_config():
+    keys = workdir.flat(default_config())
+    assert {*runs.MUST_AGREE, *runs.NO_DIFFERENCE} <= keys.keys()
+
+
+def test_runs_belong_together_that_differ_in_seed_and_bookkeeping_alone():
+    members = [
+        make_run(seed=3),
+        make_run(seed=1, log_every_steps=7, data__data_dir="elsewhere"),
+        make_run(seed=1, balancing="uncertainty"),
+        make_run(seed=0, model__name="stl"),
+    ]
+    found = runs.grouped(members)
+    labels = ["hps (balancing=fixed)", "hps (balancing=uncertainty)", "stl"]
+    assert [x.label for x in found] == labels
+    assert [[r.config.seed for r in x.runs] for x in found] == [[1, 3], [1], [0]]
+    assert runs.choose_reference(found, None).label == "stl"
+    assert runs.choose_reference(found, "/runs/3").label == "hps (balancing=fixed)"
+    assert runs.choose_reference(found[:2], None) is None
+    with pytest.raises(UserError, match="--reference=/runs/9 is none of the runs"):
+        runs.choose_reference(found, "/runs/9")
+    with pytest.raises(UserError, match="/runs/0 and /runs/0: choose one with --reference"):
+        runs.choose_reference([found[2], found[2]], None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data__image_size": (64, 64)},
+        {"data__dataset": "nyuv2"},
+        {"data__seed": 1},
+        {"data__classes": 40},
+        {"tasks": ("depth",)},
+    ],
+)
+def test_runs_on_other_data_are_not_compared(change):
+    key = next(iter(change)).replace("__", ".")
+    with pytest.raises(UserError, match=f"/runs/0 and /runs/1 cannot be compared: {key} is"):
+        runs.check_comparable([make_run(), make_run(seed=1, **change)])
+
+
+def test_the_order_of_tasks_does_not_matter():
+    other = make_run(seed=1, tasks=("normals", "depth", "semseg"))
+    assert len(runs.check_comparable([make_run(), other])) == 3
+
+
+def test_means_and_sample_deviations_of_what_is_there():
+    assert tables.stat([1.0, 2.0, math.nan, 6.0]) == (3.0, pytest.approx(math.sqrt(7)), 3)
+    assert np.isnan(tables.stat([2.0])).tolist() == [False, True, False]
+    assert np.isnan(tables.stat([math.nan])).tolist() == [True, True, False]
+
+
+def test_delta_m_in_its_three_definitions_by_hand():
+    values = {"semseg/miou_percent": 44.0, "semseg/pixel_accuracy_percent": 80.0}
+    run = make_run({**values, "depth/rmse_m": 0.6, "depth/rel": 0.1})
+    gains = [tables.delta_m(run, REFERENCE, TASKS, x) for x in tables.DEFINITIONS]
+    # +10 %, 0 | -20 %, +50 %
+    assert gains == pytest.approx([(10 - 20) / 2, (5 + 15) / 2, (10 + 0 - 20 + 50) / 4])
+
+
+@pytest.mark.parametrize(
+    "name, value", [("depth/rel", None), ("depth/rel", math.nan), ("depth/rmse_m", math.nan)]
+)
+def test_delta_m_is_missing_where_a_metric_is(name, value):
+    results = {k: v for k, v in REFERENCE.items() if k != name}
+    run = make_run(results if value is None else {**REFERENCE, name: value})
+    gains = [tables.delta_m(run, REFERENCE, TASKS, x) for x in tables.DEFINITIONS]
+    assert [math.isnan(x) for x in gains] == [name == "depth/rmse_m", True, True]
+    zero = {**REFERENCE, name: 0.0}
+    assert math.isnan(tables.delta_m(make_run(), zero, TASKS, "all_metrics"))
+
+
+def test_the_summary_marks_the_best_in_each_direction_and_says_what_is_missing():
+    better = {**REFERENCE, "semseg/miou_percent": 50.0, "depth/rmse_m": 0.4}
+    rows = [{"step": 1, "train/images_per_second": x} for x in (1.0, 30.0, 40.0)]
+    stl = Group("stl", (make_run(scalars=rows),))
+    hps = group(better, {**better, "semseg/miou_percent": 52.0}, label="hps")
+    lacking = group({"semseg/miou_percent": 45.0}, label="mtan")
+    costs = dict.fromkeys(("stl", "hps", "mtan"), Cost(1_500_000, 2_345_000_000, ""))
+    table = tables.summary([stl, hps, lacking], TASKS, stl, costs)
+    assert table.columns[:3] == ("semseg miou (%) ↑", "depth rmse (m) ↓", "Δm primary (%) ↑")
+    price = ("1.50 M", "2.35 G")
+    assert table.rows[0].cells == ("40.00", "0.500", "0.00", "0.00", "0.00", *price, "30.0")
+    assert table.rows[1].title == "hps\u00a0(2\u00a0seeds)"
+    assert table.rows[1].cells[:3] == ("51.00 ± 1.41", "0.400 ± 0.000", "23.75 ± 1.77")
+    assert table.rows[1].best >= {0, 1, 2} and not table.rows[0].best & {0, 1, 2}
+    assert table.rows[2].cells[:3] == ("45.00", "–", "–") and table.rows[2].cells[-1] == "–"
+    without = tables.summary([hps, lacking], TASKS, None, costs)
+    assert without.columns[2] == "parameters" and "No Δm" in " ".join(without.notes)
+
+
+def test_a_run_that_is_not_finished_is_named():
+    stopped = make_run()._replace(step=7)
+    groups = [Group("hps", (stopped,)), group(REFERENCE, label="stl")]
+    costs = dict.fromkeys(("stl", "hps"), Cost(1, 1, ""))
+    notes = tables.summary(groups, TASKS, None, costs).notes
+    assert "Not finished: hps, seed 0 at step 7 of 12." in notes
+    assert sum("Not finished" in note for note in notes) == 1
+
+
+def test_classes_are_rows_with_the_best_network_in_bold():
+    classes = dict.fromkeys(SEMSEG.class_names, 10.0) | {"books": math.nan}
+    first = make_run()._replace(per_class={"semseg/iou_percent": classes})
+    better = first._replace(per_class={"semseg/iou_percent": {**classes, "bed": 12.0}})
+    (table,) = tables.by_class([Group("a", (first,)), Group("b", (better,))], SEMSEG)
+    rows = {row.title: row for row in table.rows}
+    assert rows["bed"].cells == ("10.0", "12.0") and rows["bed"].best == {1}
+    assert rows["books"].cells == ("–", "–") and not rows["books"].best
+    assert rows["bed"].colour == (61, 99, 181)
+    assert tables.by_class([Group("a", (first,))], DEPTH) == []
+
+
+def test_tables_in_markdown_and_latex():
+    table = Table(
+        "T", "network", ("miou (%) ↑",), (Row("a_b", ("1 ± 2",), frozenset({0})),), ("n",)
+    )
+    assert layout.markdown(table).splitlines() == [
+        *("### T", "", "| network | miou (%) ↑ |", "|---|---|", "| a_b | **1 ± 2** |", "", "- n")
+    ]
+    assert layout.latex(table).splitlines()[1] == r"a\_b & \textbf{1 $\pm$ 2} \\"
+
+
+def test_values_of_classes_come_from_the_sums_of_an_evaluation():
+    counts = np.zeros((13, 13), int)
+    counts[0, 0], counts[0, 1] = 3, 1
+    found = logs.per_class([SEMSEG], {"semseg": metrics.Confusion(counts)})
+    values = found["semseg/iou_percent"]
+    assert list(values) == list(SEMSEG.class_names)
+    assert [values[x] for x in ("bed", "books", "wall")] == [75.0, 0.0, None]
+
+
+def test_curves_are_thinned_to_their_last_point_and_drawn_alike_every_time():
+    assert curves._thinned(range(1, 1001))[-1] == 1000
+    assert len(curves._thinned(range(1, 1001))) == 200
+    rows = [{"step": n, "train/loss_depth": 1.0 / n} for n in range(1, 5)]
+    groups = [Group("a", (make_run(scalars=rows), make_run(scalars=rows[:2], seed=1)))]
+    (chart,) = curves.charts(groups, TASKS)
+    assert chart.title == "depth: training loss" and chart.svg.count("<svg") == 1
+    assert curves.charts(groups, TASKS) == [chart]
+    assert curves.charts([group(REFERENCE)], TASKS) == []
+
+
+class Page(html.parser.HTMLParser):
+    """What a page asks for, what is bold, and that every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources, self.best, self.alone, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.sources += [values[x] for x in ("src", "href") if x in values]
+        if tag not in ("img", "meta"):
+            self.open.append((tag, values.get("class")))
+        self.alone.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == ("td", "best"):
+            self.best.append(data)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two networks, two seeds; the first of each has a checkpoint."""
+    root = tmp_path_factory.mktemp("sweep")
+    for network in ("stl", "hps"):
+        for seed in (0, 1):
+            config = fake_runs.make_config(network, seed, str(root / "records"))
+            fake_runs.write_run(root / network / f"seed{seed}", config)
+            if seed == 0:
+                fake_runs.write_checkpoint(root / network / "seed0", config)
+    return root
+
+
+def test_a_report_of_everything(sweep, tmp_path):
+    report.write([str(sweep)], str(tmp_path / "new" / "report"), None, images=2)
+    folder = tmp_path / "new" / "report"
+    assert {path.name for path in folder.iterdir()} == {
+        *("report.html", "report.md", "rows.tex", "report.json")
+    }
+    shown = Page((folder / "report.html").read_text())
+    assert not shown.open and "script" not in shown.alone
+    assert all(source.startswith("data:image/") for source in shown.sources)
+    kinds = [source.partition(";")[0] for source in shown.sources]
+    assert kinds.count("data:image/svg+xml") == 6  # loss and metric of each task
+    assert kinds.count("data:image/webp") == 2 * (1 + 3 * (1 + 2))
+    assert shown.best
+
+    data = json.loads((folder / "report.json").read_text())
+    assert data["reference"] == "stl" and [x["label"] for x in data["groups"]] == ["hps", "stl"]
+    stl = data["groups"][1]
+    assert stl["delta_m_percent"]["primary"]["mean"] == pytest.approx(0, abs=1e-9)
+    values = [run["results"]["depth/rmse_m"] for run in stl["runs"]]
+    assert stl["metrics"]["depth/rmse_m"]["mean"] == pytest.approx(np.mean(values))
+    assert stl["metrics"]["depth/rmse_m"]["std"] == pytest.approx(np.std(values, ddof=1))
+    markdown = (folder / "report.md").read_text()
+    assert (
+        "| hps\u00a0(2\u00a0seeds) |" in markdown and "semseg: iou (%) ↑ of every class" in markdown
+    )
+    assert (folder / "rows.tex").read_text().count(r"hps~(2~seeds) &") == 4
+
+    # The first photo, and what the first network's own checkpoint makes of its depth.
+    picture = next(x for x, kind in zip(shown.sources, kinds, strict=True) if "webp" in kind)
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))))
+    found = runs.grouped([runs.read(sweep / "hps" / "seed0")])
+    tasks = tasks_for("synthrooms")
+    (example,), steps = pictures.examples(found, tasks, 1)
+    np.testing.assert_array_equal(image, example.image)
+    trained = inference.load(sweep / "hps" / "seed0")
+    predicted = np.asarray(inference.predictor(trained)(example.image[None])["depth"][0])
+    label, tile = example.shown[1].tiles
+    np.testing.assert_array_equal(tile, tasks[1].colours(predicted))
+    assert steps == [fake_runs.STEPS] and (label != tile).any()
+
+
+def test_folders_are_searched_and_what_has_no_results_is_left_out(sweep, tmp_path):
+    found = runs.find([str(sweep / "stl" / "seed1"), str(sweep)])
+    names = [str(path.relative_to(sweep)) for path in found]
+    assert names == ["stl/seed1", "hps/seed0", "hps/seed1", "stl/seed0"]
+    shutil.copytree(sweep / "stl" / "seed1", tmp_path / "a")
+    shutil.copytree(sweep / "stl" / "seed1", tmp_path / "b")
+    (tmp_path / "b" / workdir.RESULTS).unlink()
+    assert runs.find([str(tmp_path)]) == [epath.Path(tmp_path) / "a"]
+    with pytest.raises(UserError, match="b has not been evaluated yet"):
+        runs.read(runs.find([str(tmp_path / "b")])[0])
+
+
+def test_a_run_is_read_with_what_it_lacks(sweep, tmp_path):
+    shutil.copytree(sweep / "stl" / "seed1", tmp_path / "a")
+    for name in (workdir.PER_CLASS, workdir.ENVIRONMENT, workdir.METRICS):
+        (tmp_path / "a" / name).unlink()
+    run = runs.read(epath.Path(tmp_path) / "a")
+    assert (run.total_steps, run.per_class, run.scalars, run.devices) == (None, {}, [], "")
+    assert math.isnan(run.images_per_second())
+    assert runs.read(epath.Path(sweep) / "stl" / "seed1").finished
+
+
+def test_text_of_users_is_escaped():
+    table = Table("<T>", "network", ("a",), (Row("<b>", ("1",)),))
+    empty = page.Content("x", (), table, (), (), (), (), (), [("overrides", "<i>")])
+    text = page.render(empty)
+    assert "&lt;T&gt;" in text and "&lt;b&gt;" in text and "&lt;i&gt;" in text
+
+
+def test_configs_of_a_group_may_have_other_overrides():
+    other = make_run(seed=1, model__overrides=ml_collections.ConfigDict({"width": 8}))
+    assert [x.label for x in runs.grouped([make_run(), other])] == [
+        "hps",
+        "hps (model.overrides.width=8)",
+    ]

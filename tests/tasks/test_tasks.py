@@ -1,0 +1,148 @@
+"""The Task record: order, subsets, errors, flips and zooms, colours."""
+
+import numpy as np
+import pytest
+
+from emanet_jax.errors import UserError
+from emanet_jax.tasks import DATASET_TASKS, OTHER_CLASSES, losses, palettes, tasks_for
+
+EVERY_TASK = [
+    pytest.param(task, id=f"{dataset}-{task.name}{task.channels}")
+    for registry in (DATASET_TASKS, OTHER_CLASSES)
+    for dataset, tasks in registry.items()
+    for task in tasks
+]
+PASCAL = {task.name: task for task in tasks_for("pascal_context")}
+
+
+def some_label(task, seed=0):
+    rng = np.random.default_rng(seed)
+    if task.label_dtype == np.uint8:
+        label = rng.integers(0, max(task.channels, 2), (6, 8, 1))
+    else:
+        label = rng.uniform(0.1, 0.5, (6, 8, task.label_channels))
+        label = (
+            label / np.linalg.norm(label, axis=-1, keepdims=True) if task.channels == 3 else label
+        )
+    label = label.astype(task.label_dtype)
+    label[0, 0] = task.ignore
+    return label
+
+
+def test_order_is_canonical_whatever_is_asked():
+    assert [t.name for t in tasks_for("nyuv2")] == ["semseg", "depth", "normals"]
+    assert [t.name for t in tasks_for("nyuv2", ["normals", "semseg"])] == ["semseg", "normals"]
+
+
+def test_the_five_tasks_of_pascal_context():
+    channels = {name: task.channels for name, task in PASCAL.items()}
+    expected = {"semseg": 21, "normals": 3, "saliency": 2, "edge": 1, "human_parts": 7}
+    assert list(channels.items()) == list(expected.items())  # their order too
+    assert PASCAL["normals"].loss is losses.normals_l1
+    assert tasks_for("nyuv2", ["normals"])[0].loss is losses.cosine
+
+
+@pytest.mark.parametrize(
+    "dataset, classes, count, last",
+    [
+        ("nyuv2", None, 13, "window"),
+        ("nyuv2", 0, 13, "window"),
+        ("nyuv2", 13, 13, "window"),
+        ("nyuv2", 40, 40, "otherprop"),
+        ("cityscapes", 0, 19, "bicycle"),
+        ("cityscapes", 7, 7, "vehicle"),
+        ("pascal_context", 21, 21, "tvmonitor"),
+    ],
+)
+def test_the_number_of_classes_picks_the_table(dataset, classes, count, last):
+    semseg, *rest = tasks_for(dataset, classes=classes)
+    assert (semseg.name, semseg.channels) == ("semseg", count)
+    assert len(semseg.class_names) == count and semseg.class_names[-1] == last
+    assert tuple(rest) == DATASET_TASKS[dataset][1:]
+
+
+def test_a_number_of_classes_that_does_not_exist_names_the_choices():
+    with pytest.raises(UserError, match=r"config.data.classes is 12 but nyuv2 has 13 or 40"):
+        tasks_for("nyuv2", classes=12)
+    with pytest.raises(UserError, match=r"is 40 but synthrooms has 13 classes"):
+        tasks_for("synthrooms", classes=40)
+
+
+@pytest.mark.parametrize("names", [["sky"], [], ["depth", "depth"]])
+def test_wrong_subsets_are_one_sentence_with_the_choices(names):
+    with pytest.raises(UserError, match="choose one or more of semseg, depth, normals"):
+        tasks_for("nyuv2", names)
+
+
+def test_unknown_dataset_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"'mars'.*synthrooms, nyuv2"):
+        tasks_for("mars")
+
+
+@pytest.mark.parametrize("task", EVERY_TASK)
+def test_flip_twice_is_identity_and_keeps_validity(task):
+    label = some_label(task)
+    flipped = task.flip(label)
+    np.testing.assert_array_equal(task.flip(flipped), label)
+    np.testing.assert_array_equal(task.valid(flipped), task.valid(label))
+
+
+@pytest.mark.parametrize("task", EVERY_TASK)
+def test_zoom_in_and_out_is_identity_and_keeps_validity(task):
+    label = some_label(task)
+    zoomed = task.zoom(label, 2.0)
+    assert zoomed.dtype == label.dtype
+    np.testing.assert_array_equal(task.valid(zoomed), task.valid(label))
+    np.testing.assert_allclose(task.zoom(zoomed, 0.5), label, rtol=1e-6)
+
+
+def test_zoom_moves_depth_closer_and_disparity_up():
+    metres, disparity = tasks_for("nyuv2", ["depth"])[0], tasks_for("cityscapes", ["depth"])[0]
+    label = np.full((1, 1, 1), 3.0, np.float32)
+    assert metres.zoom(label, 1.5) == 2.0
+    assert disparity.zoom(label, 1.5) == 4.5
+
+
+@pytest.mark.parametrize("task", EVERY_TASK)
+def test_colours_are_bytes_and_invalid_is_black(task):
+    picture = task.colours(some_label(task))
+    assert picture.shape == (6, 8, 3) and picture.dtype == np.uint8
+    assert (picture[0, 0] == 0).all() and (picture[1:] != 0).any()
+
+
+@pytest.mark.parametrize("task", [p for p in EVERY_TASK if p.values[0].class_names])
+def test_class_colours_differ(task):
+    ids = np.arange(task.channels).reshape(1, -1, 1)
+    assert len(np.unique(task.colours(ids)[0], axis=0)) == task.channels
+
+
+def test_pascal_colours_follow_their_rule():
+    # Bits 0, 1, 2 of the id are the highest bits of red, green, blue; bits 3, 4, 5 the next.
+    for index, colour in enumerate(palettes.PASCAL21.values()):
+        bits = [index >> k & 1 for k in range(6)]
+        assert colour == tuple(128 * bits[c] + 64 * bits[c + 3] for c in range(3))
+
+
+@pytest.mark.parametrize("name", ["saliency", "edge"])
+def test_labels_and_probabilities_share_their_greys(name):
+    task = PASCAL[name]
+    label = np.array([0, 1, 255], np.uint8).reshape(1, 3, 1)
+    dark, white, ignored = task.colours(label)[0]
+    assert (white == 255).all() and (ignored == 0).all() and (dark > 0).all()
+    prediction = np.asarray(task.activation(np.zeros((1, 1, 2, task.channels), np.float32)))
+    assert prediction.shape == (1, 1, 2, 1)
+    grey = task.colours(prediction[0])[0, 0]
+    assert (dark < grey).all() and (grey < white).all()
+    np.testing.assert_array_equal(task.colours(np.array([[[1.0], [0.0]]]))[0], [white, dark])
+
+
+@pytest.mark.parametrize("task", EVERY_TASK)
+def test_the_primary_metric_is_one_of_the_metrics(task):
+    names = task.metric_names()
+    assert task.primary in names and len(set(names)) == len(names)
+    assert set(task.host_metric_names()) < set(names)
+
+
+def test_boundary_f_is_the_metric_that_needs_the_host():
+    assert PASCAL["edge"].host_metric_names() == ("odsf_percent",)
+    assert PASCAL["semseg"].host_metric_names() == ()
