@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.cityscapes_step import random_batch
 from benchmarks.timing import machine, size
 from emanet_jax import balancing, models
-from emanet_jax.balancing import shared
+from emanet_jax.balancing.grads import PASSES
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
 
@@ -57,20 +57,17 @@ def compiled_step(
 ) -> Step:
     """The training loop's own step with a method; not donated, so that it can be repeated."""
     tasks = tasks_for("nyuv2")
-    names = [task.name for task in tasks]
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
     options = sharding.compiler_options(sharding.make_mesh())
-    balance = balancing.make_balancing(method, names, 100)
+    balance = balancing.make_balancing(method, {task.name: 1.0 for task in tasks}, 100)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=tasks,
-        weights=dict.fromkeys(names, 1.0),
         balancing=balance,
         optimizer=optimizer,
-        statistics="imagenet",
-        task_gradients=task_gradients,
+        grads_fn=balancing.grads_fn_for(balance, tasks, task_gradients=task_gradients),
     )
     state = jax.jit(create, compiler_options=options)()
     compiled = jax.jit(step, compiler_options=options).lower(state, batch).compile()
@@ -123,13 +120,14 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--methods", type=_methods, default=list(balancing.METHODS))
     parser.add_argument("--image_size", type=size, default=(96, 128), help="H,W")
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--task_gradients", choices=shared.PASSES, default="looped")
+    parser.add_argument("--task_gradients", choices=PASSES, default="looped")
     parser.add_argument("--rounds", type=int, default=5, help="steps of every method")
     parser.add_argument("--out", type=pathlib.Path, help="folder for balancing.csv")
     args = parser.parse_args(argv)
 
     tasks = tasks_for("nyuv2")
     model = models.build(args.network, tasks, backbone=args.backbone, image_size=args.image_size)
+    model = steps.NormalisedImages(model, "imagenet")
     batch = jax.tree.map(
         lambda x: np.repeat(x, args.batch_size, axis=0), random_batch(tasks, args.image_size)
     )

@@ -40,18 +40,18 @@ def run(image_size: tuple[int, int], backbone: str, count: int, compile_only: bo
     """Compiles the training loop's own step, says what it will hold, and takes `count` steps."""
     tasks = tasks_for("cityscapes")
     model = models.build("ema_net", tasks, backbone=backbone, image_size=image_size)
+    model = steps.NormalisedImages(model, "imagenet")
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, count), l2=1e-4)
     options = sharding.compiler_options(sharding.make_mesh())
-    balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
+    balance = balancing.make_balancing("fixed", {task.name: 1.0 for task in tasks}, 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=tasks,
-        weights={task.name: 1.0 for task in tasks},
         balancing=balance,
         optimizer=optimizer,
-        statistics="imagenet",
+        grads_fn=balancing.grads_fn_for(balance, tasks),
     )
     batch = random_batch(tasks, image_size)
     start = time.perf_counter()

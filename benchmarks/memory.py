@@ -57,20 +57,19 @@ def measure(
     tasks = tasks_for("nyuv2")
     dtype = jnp.dtype(precision)
     model = models.build(name, tasks, backbone=backbone, image_size=image_size, dtype=dtype)
+    model = steps.NormalisedImages(model, "imagenet")
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
     mesh = sharding.make_mesh(devices=[device or jax.devices()[0]])
     options = sharding.compiler_options(mesh)
-    balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
+    balance = balancing.make_balancing("fixed", {task.name: 1.0 for task in tasks}, 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(
         steps.train_step,
         model=rematerialised(model, choice),
         tasks=tasks,
-        weights={task.name: 1.0 for task in tasks},
         balancing=balance,
         optimizer=optimizer,
-        statistics="imagenet",
-        accumulate=parts,
+        grads_fn=balancing.grads_fn_for(balance, tasks, accumulate=parts),
     )
     batch = jax.tree.map(
         lambda x: np.repeat(x, batch_size, axis=0), random_batch(tasks, image_size)

@@ -46,16 +46,16 @@ def memory(
     """MiB of temporaries and of arguments that one device of a mesh holds in a training step."""
     tasks = tasks_for("nyuv2")
     model = models.build(name, tasks, backbone=backbone, image_size=image_size)
+    model = steps.NormalisedImages(model, "imagenet")
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
-    balance = balancing.make_balancing("fixed", [task.name for task in tasks], 1)
+    balance = balancing.make_balancing("fixed", {task.name: 1.0 for task in tasks}, 1)
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=tasks,
-        weights={task.name: 1.0 for task in tasks},
         balancing=balance,
         optimizer=optimizer,
-        statistics="imagenet",
+        grads_fn=balancing.grads_fn_for(balance, tasks),
     )
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     on_all = sharding.replicated(mesh)

@@ -122,6 +122,7 @@ def make_program(
         **(config.model.overrides if name == config.model.name else {}),
         **dtype,
     )
+    model = steps.NormalisedImages(model, config.image_statistics)
     optimizer = optim.make_optimizer(
         optim.make_schedule("constant", config.optimizer.learning_rate, 1),
         config.optimizer.l2,
@@ -135,12 +136,11 @@ def make_program(
         steps.train_step,
         model=rematerialised(model, config.remat),
         tasks=tasks,
-        weights=dict(config.task_weights),
         balancing=balance,
         optimizer=optimizer,
-        statistics=config.image_statistics,
-        accumulate=config.accumulate,
-        task_gradients=config.task_gradients,
+        grads_fn=balancing.grads_fn_for(
+            balance, tasks, accumulate=config.accumulate, task_gradients=config.task_gradients
+        ),
     )
 
     def predict(state: TrainState, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -149,7 +149,6 @@ def make_program(
             batch["image"],
             model=model,
             tasks=tasks,
-            statistics=config.image_statistics,
         )
 
     one = random_batch(tasks, image_size)

@@ -94,7 +94,6 @@ def predictor(
             steps.predict,
             model=trained.model,
             tasks=tasks or trained.tasks,
-            statistics=trained.config.image_statistics,
         ),
         compiler_options=sharding.compiler_options(sharding.make_mesh(devices=jax.devices()[:1])),
     )

@@ -124,8 +124,8 @@ class TrainState(struct.PyTreeNode):
     step: Array  # () int32: number of steps so far, and index of the next batch
     params: Any
     batch_stats: Any
-    balancing: Any  # {"trained", "memory"} of how the losses are balanced
-    opt_state: optax.OptState  # of (params, balancing["trained"])
+    balancing: Any  # {"params", "state"} of the method that balances the tasks
+    opt_state: optax.OptState  # of (params, balancing["params"])
     rng: Array  # key data; dropout keys are folded from it and the step
     bad_in_row: Array  # () int32: steps up to this one that were skipped, one after the other
-    skipped: Array  # () int32: all steps so far whose numbers were not finite
+    skipped: Array  # () int32: all steps so far that were skipped

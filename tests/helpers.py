@@ -17,7 +17,8 @@ SIZE = (128, 32)  # tall enough to share its rows between two devices
 def tiny_model(name: str = "ema_net", backbone: str = "hrnet_tiny"):
     """The network's own layers, few and narrow."""
     narrow = {"features": 16, "distilled": 8} if name == "ema_net" else {}
-    return models.build(name, TASKS, backbone=backbone, image_size=SIZE, **narrow)
+    model = models.build(name, TASKS, backbone=backbone, image_size=SIZE, **narrow)
+    return steps.NormalisedImages(model, "imagenet")
 
 
 def random_batch(b: int, seed: int = 0, size: tuple[int, int] = SIZE):
@@ -37,20 +38,19 @@ def random_batch(b: int, seed: int = 0, size: tuple[int, int] = SIZE):
 
 
 def tiny_training(
-    model, total_steps: int = 100, learning_rate: float = 1e-3, method: str = "fixed"
+    model, total_steps: int = 100, learning_rate: float = 1e-3, method: str = "fixed", **changes
 ):
     """A fresh state and the jitted training step of a tiny network."""
     schedule = optim.make_schedule("cosine", learning_rate, total_steps)
     optimizer = optim.make_optimizer(schedule, l2=1e-4, clip_norm=None)
-    balance = balancing.make_balancing(method, list(WEIGHTS), steps_per_epoch=2)
+    balance = balancing.make_balancing(method, WEIGHTS, steps_per_epoch=2)
     state = jax.jit(functools.partial(steps.create_state, model, optimizer, balance, SIZE, 0))()
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=TASKS,
-        weights=WEIGHTS,
         balancing=balance,
         optimizer=optimizer,
-        statistics="imagenet",
+        grads_fn=balancing.grads_fn_for(balance, TASKS, **changes),
     )
     return state, step

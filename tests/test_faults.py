@@ -106,6 +106,14 @@ def test_a_fault_is_one_line_and_leaves_nothing(server, pristine, tmp_path, name
 def test_there_are_enough_faults():
     modules = {fault.module for fault in FAULTS.values()}
     assert len(FAULTS) >= 60
-    commands_ = ("main", "convert", "models", "data.check", "replay", "predict", "compare")
+    commands_ = (
+        "main",
+        "convert",
+        "models",
+        "data.check",
+        "training.debug_nan",
+        "predict",
+        "compare",
+    )
     commands_ += ("export",)
     assert modules == {"launch.sweep", *(f"emanet_jax.{x}" for x in commands_)}

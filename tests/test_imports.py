@@ -22,7 +22,7 @@ ORDER = (
     ("models", "data"),
     ("training",),
     ("inference",),
-    ("main", "predict", "compare", "export", "convert", "replay"),
+    ("main", "predict", "compare", "export", "convert"),
 )
 WITHOUT_TENSORFLOW = ("models.registry", "tasks", "balancing", "training.steps", "convert", "cpu")
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}
@@ -114,8 +114,8 @@ def test_ctal_loads_no_backbone():
 
 
 # Commands that print their help before anything slow is loaded, and those whose packages need JAX.
-LOAD_NOTHING = ("main", "predict", "compare", "export", "replay")
-LOAD_JAX = ("convert", "data.check", "models")
+LOAD_NOTHING = ("main", "predict", "compare", "export")
+LOAD_JAX = ("convert", "data.check", "models", "training.debug_nan")
 SLOW = {"jax", "tensorflow", "tensorflow_datasets", "clu", "grain", "orbax"}
 
 

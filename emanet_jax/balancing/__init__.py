@@ -1,53 +1,88 @@
 """How the tasks' losses, or their gradients, become the one direction that is followed.
 
-config.balancing names the method; `METHODS` has them all. `losses` has those that weigh losses,
-`gradients` those that reconcile gradients of shared parameters, `record` what a method is.
+config.balancing names the method, `METHODS` has them all. A training step (training/steps.py) works
+out the tasks' losses and hands them to the `grads.GradsFn` that fits the method, which calls it:
+`losses` has the methods that weigh losses, `gradients` those that reconcile gradients of shared
+parameters, `base` what all of them share.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emanet_jax.balancing import gradients, losses
-from emanet_jax.balancing.method import Balancing
+from emanet_jax.balancing.base import Balancing, GradientBalancing
+from emanet_jax.balancing.grads import grads_fn_for
+from emanet_jax.balancing.shared import share_parameters
 from emanet_jax.errors import UserError
+from emanet_jax.types import Task
 
-__all__ = ["GRADIENTS", "LOSSES", "METHODS", "Balancing", "make_balancing"]
+__all__ = [
+    "METHODS",
+    "Balancing",
+    "GradientBalancing",
+    "check",
+    "from_config",
+    "grads_fn_for",
+    "make_balancing",
+    "methods_on",
+    "register",
+]
 
-# Methods on losses: one backward pass.
-LOSSES: dict[str, Callable[..., Balancing]] = {
-    "equal": losses.equal,
-    "fixed": losses.fixed,
-    "uncertainty": losses.uncertainty,
-    "dwa": losses.dwa,
-    "rlw": losses.rlw,
-    "gls": losses.gls,
-    "stch": losses.stch,
-    "famo": losses.famo,
-    "imtl_l": losses.imtl_l,
+METHODS: dict[str, type[Balancing]] = {
+    # On losses: one backward pass.
+    "equal": losses.Equal,
+    "fixed": losses.Fixed,
+    "uncertainty": losses.Uncertainty,
+    "dwa": losses.Dwa,
+    "rlw": losses.Rlw,
+    "gls": losses.Gls,
+    "stch": losses.Stch,
+    "famo": losses.Famo,
+    "imtl_l": losses.ImtlL,
+    # On the gradients of shared parameters: one backward pass per task.
+    "pcgrad": gradients.PcGrad,
+    "cagrad": gradients.CaGrad,
+    "mgda": gradients.Mgda,
+    "gradnorm": gradients.GradNorm,
+    "graddrop": gradients.GradDrop,
+    "gradvac": gradients.GradVac,
+    "imtl_g": gradients.ImtlG,
+    "nash_mtl": gradients.NashMtl,
+    "aligned_mtl": gradients.AlignedMtl,
+    "fairgrad": gradients.FairGrad,
+    "db_mtl": gradients.DbMtl,
 }
 
-# Methods on the gradients of shared parameters: one backward pass per task.
-GRADIENTS: dict[str, Callable[..., Balancing]] = {
-    "pcgrad": gradients.pcgrad,
-    "cagrad": gradients.cagrad,
-    "mgda": gradients.mgda,
-    "gradnorm": gradients.gradnorm,
-    "graddrop": gradients.graddrop,
-    "gradvac": gradients.gradvac,
-    "imtl_g": gradients.imtl_g,
-    "nash_mtl": gradients.nash_mtl,
-    "aligned_mtl": gradients.aligned_mtl,
-    "fairgrad": gradients.fairgrad,
-    "db_mtl": gradients.db_mtl,
-}
 
-METHODS = LOSSES | GRADIENTS
+def register(name: str, method: type[Balancing]) -> None:
+    """Adds a method of your own, for config.balancing; call it in a config file.
+
+    Args:
+        name: of the method.
+        method: a subclass of `Balancing` or `GradientBalancing`, to be made with the fields of
+            `Balancing` and its own `base.setting`s.
+
+    Raises:
+        UserError: another method has the name.
+    """
+    known = METHODS.setdefault(name, method)
+    if (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
+        raise UserError(f"balancing.register: the name '{name}' is taken by {known.__qualname__}.")
+    METHODS[name] = method  # a config file that runs again defines its classes anew
+
+
+def methods_on(kind: str) -> list[str]:
+    """The names of the methods on "losses" or on "gradients"."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if issubclass(method, GradientBalancing) == (kind == "gradients")
+    ]
 
 
 def make_balancing(
     name: str,
-    tasks: Sequence[str],
+    config_weights: Mapping[str, float],
     steps_per_epoch: int,
     settings: Mapping[str, Any] | None = None,
 ) -> Balancing:
@@ -55,7 +90,7 @@ def make_balancing(
 
     Args:
         name: of the method.
-        tasks: in the order of the arrays' axis 0.
+        config_weights: {task: weight} of config.task_weights, in the order of the arrays' axis 0.
         steps_per_epoch: of the training.
         settings: the method's named settings that are not its defaults.
 
@@ -64,31 +99,47 @@ def make_balancing(
     """
     if name not in METHODS:
         raise UserError(f"config.balancing is '{name}'; known methods: {', '.join(METHODS)}.")
-    for key, value in (settings or {}).items():
-        _check_setting(name, key, value)
-    return METHODS[name](len(tasks), steps_per_epoch, **(settings or {}))
+    known = METHODS[name].settings()
+    for key in settings or {}:
+        if key not in known:
+            raise UserError(
+                f"config.balancing_settings has '{key}', which {name} does not know; its settings: "
+                f"{', '.join(known) or 'none'}."
+            )
+    return METHODS[name](
+        config_weights=config_weights, steps_per_epoch=steps_per_epoch, **(settings or {})
+    )
 
 
-def from_config(config: Any, tasks: Sequence[Any], steps_per_epoch: int) -> Balancing:
-    """The method of a whole config; `tasks` have names. Raises as `make_balancing`."""
-    names = [task.name for task in tasks]
+def from_config(config: Any, tasks: Sequence[Task], steps_per_epoch: int) -> Balancing:
+    """The method of a whole config.
+
+    Raises:
+        UserError: as `make_balancing`, and if a task has no weight.
+    """
+    weights = {}
+    for task in tasks:
+        if task.name not in config.task_weights:
+            raise UserError(f"config.task_weights has no weight for task '{task.name}'.")
+        weights[task.name] = config.task_weights[task.name]
     settings = config.balancing_settings.to_dict()
-    return make_balancing(config.balancing, names, steps_per_epoch, settings)
+    return make_balancing(config.balancing, weights, steps_per_epoch, settings)
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """The named settings of a method of `METHODS`, with their defaults."""
-    parameters = inspect.signature(METHODS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+def check(config: Any, tasks: Sequence[Task], model: Any) -> None:
+    """Looks at a config's method before data are made ready for it.
 
-
-def _check_setting(name: str, key: str, value: Any) -> None:
-    known = settings_of(name)
-    if key not in known:
+    Raises:
+        UserError: as `from_config` and `grads_fn_for`, and if the method reconciles gradients of
+            shared parameters, but tracing the network finds none.
+    """
+    method = from_config(config, tasks, steps_per_epoch=1)
+    grads_fn_for(method, tasks, task_gradients=config.task_gradients)
+    on_gradients = isinstance(method, GradientBalancing)
+    if on_gradients and not share_parameters(model, tasks, config.data.image_size):
         raise UserError(
-            f"config.balancing_settings has '{key}', which {name} does not know; its settings: "
-            f"{', '.join(known) or 'none'}."
+            f"config.balancing is '{config.balancing}', which reconciles tasks' gradients of the "
+            f"parameters that they share, but in {config.model.name} for "
+            f"{', '.join(task.name for task in tasks)} none is shared; choose from "
+            f"{', '.join(methods_on('losses'))}."
         )
-    words, holds = inspect.signature(METHODS[name]).parameters[key].annotation.__metadata__[0]
-    if type(value) not in (int, float) or not holds(value):
-        raise UserError(f"config.balancing_settings.{key} is {value!r}; it must be {words}.")

@@ -41,7 +41,6 @@ def network_of(
             steps.predict,
             model=trained.model,
             tasks=trained.tasks,
-            statistics=config.image_statistics,
         ),
         variables=trained.variables,
         image_size=tuple(config.data.image_size),

@@ -16,7 +16,6 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from emanet_jax import balancing, models
-from emanet_jax.balancing import shared
 from emanet_jax.config import check_config
 from emanet_jax.data import augmentation, pipeline
 from emanet_jax.errors import UserError
@@ -72,12 +71,6 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     """
     tasks, model = make_network(config)
     trained_model = rematerialised(model, config.remat)
-    weights = {task.name: task_weight(config, task) for task in tasks}
-    if config.image_statistics not in steps.IMAGE_STATISTICS:
-        raise UserError(
-            f"config.image_statistics is '{config.image_statistics}'; known: "
-            f"{', '.join(steps.IMAGE_STATISTICS)}."
-        )
     if config.host_metrics not in HOST_METRICS:
         raise UserError(
             f"config.host_metrics is '{config.host_metrics}'; it must be one of "
@@ -90,7 +83,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     check_accumulate(config, mesh)
     image_size = tuple(config.data.image_size)
     sharding.check_spatial(image_size, mesh)
-    shared.check(config, tasks, trained_model)
+    balancing.check(config, tasks, trained_model)
 
     builder = pipeline.prepare(config.data)
     train_source = pipeline.load(builder, "train", cache=config.data.cache)
@@ -119,10 +112,12 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     )
     optimizer = optim.make_optimizer(schedule, config.optimizer.l2, config.optimizer.clip_norm)
     balance = balancing.from_config(config, tasks, max(1, round(steps_per_epoch)))
+    grads_fn = balancing.grads_fn_for(
+        balance, tasks, accumulate=config.accumulate, task_gradients=config.task_gradients
+    )
 
     on_all = sharding.replicated(mesh)
     jit = functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
-    common = {"tasks": tasks, "statistics": config.image_statistics}
     return Experiment(
         tasks=tasks,
         mesh=mesh,
@@ -146,25 +141,23 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
             functools.partial(
                 steps.train_step,
                 model=trained_model,
-                weights=weights,
+                tasks=tasks,
                 balancing=balance,
                 optimizer=optimizer,
-                accumulate=config.accumulate,
-                task_gradients=config.task_gradients,
-                **common,
+                grads_fn=grads_fn,
             ),
             donate_argnums=0,
             out_shardings=on_all,
         ),
         eval_step=jit(
-            functools.partial(steps.eval_step, model=model, **common),
+            functools.partial(steps.eval_step, model=model, tasks=tasks),
             out_shardings=(on_all, sharding.maps(mesh)),
         ),
     )
 
 
 def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], nn.Module]:
-    """The tasks and the network that predicts them.
+    """The tasks, and the network that predicts them of images as they are stored.
 
     Raises:
         UserError: a value of the config is none that it may have, or does not fit the others.
@@ -173,6 +166,11 @@ def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], n
     if config.precision not in PRECISIONS:
         raise UserError(
             f"config.precision is '{config.precision}'; it must be one of {', '.join(PRECISIONS)}."
+        )
+    if config.image_statistics not in steps.IMAGE_STATISTICS:
+        raise UserError(
+            f"config.image_statistics is '{config.image_statistics}'; known: "
+            f"{', '.join(steps.IMAGE_STATISTICS)}."
         )
     tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
     model = models.build(
@@ -184,7 +182,7 @@ def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], n
         **config.model.overrides,
         **PRECISIONS[config.precision],
     )
-    return tasks, model
+    return tasks, steps.NormalisedImages(model, config.image_statistics)
 
 
 def first_state(
@@ -223,13 +221,6 @@ def check_accumulate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             f"{config.batch_size}, is no multiple of {parts}: every micro-batch needs as many "
             "images for each of the devices that share it."
         )
-
-
-def task_weight(config: ml_collections.ConfigDict, task: Task) -> float:
-    """The task's weight in the total loss; UserError if the config has none."""
-    if task.name not in config.task_weights:
-        raise UserError(f"config.task_weights has no weight for task '{task.name}'.")
-    return config.task_weights[task.name]
 
 
 def make_score(

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from emanet_jax.data import pipeline
 from emanet_jax.models.weights.pretrained import load_pretrained
-from emanet_jax.training import environment, evaluation, logs, nan_report, sharding, workdir
+from emanet_jax.training import debug_nan, environment, evaluation, logs, sharding, workdir
 from emanet_jax.training.checkpoint import DAMAGED, Checkpoints
 from emanet_jax.training.experiment import Experiment, make_experiment, open_checkpoints
 from emanet_jax.training.logs import say
@@ -81,7 +81,7 @@ def train(
                 if step == start + 1:
                     settle()
                 rows = log.step(step, scalars)
-                nan_report.watch(rows, config.max_bad_steps, experiment, state, directory)
+                debug_nan.watch(rows, config.max_bad_steps, experiment, state, directory)
                 every = config.panel_every_steps
                 if every and step % every == 0 and not experiment.evaluates(step):
                     log.panel(step, evaluation.panel_between(config, experiment, state))

@@ -1,4 +1,4 @@
-"""TrainState, train_step, eval_step: pure functions of arrays; what they work with is an argument.
+"""The training step and the evaluation step: pure functions; what they work with is an argument.
 
 step = jax.jit(functools.partial(train_step, model=..., tasks=..., ...), donate_argnums=0)
 """
@@ -11,18 +11,45 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax import Array, lax
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from emanet_jax.balancing import Balancing
-from emanet_jax.balancing.grads import gradients, in_order, losses_after, scalars_of
-from emanet_jax.ops import global_norm
-from emanet_jax.types import MetricSums, Task, TrainState
+from emanet_jax.balancing.grads import Grads, GradsFn, TaskLosses
+from emanet_jax.tasks.losses import multi_task_loss
+from emanet_jax.types import Batch, MetricSums, Predictions, Task, TrainState
 
 # Mean and standard deviation of RGB in [0, 1]; "unit" feeds images as they are (released CNN code).
 IMAGE_STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+
+
+class NormalisedImages(nn.Module):
+    """A network that takes images as they are stored; its variables are the network's own.
+
+    Attributes:
+        network: takes images that are normalised.
+        statistics: a key of `IMAGE_STATISTICS`.
+    """
+
+    network: nn.Module
+    statistics: str
+
+    def setup(self) -> None:
+        """Gives the network's parameters the names that they have without this module."""
+        nn.share_scope(self, self.network)
+
+    def __call__(self, images: Array, train: bool = False) -> Predictions:
+        """Images (b, h, w, 3), uint8 or in [0, 1], to predictions."""
+        return self.network(normalise(images, self.statistics), train)
+
+
+def normalise(images: Array, statistics: str) -> Array:
+    """Images (b, h, w, 3), uint8 or in [0, 1], to what a backbone expects."""
+    mean, std = IMAGE_STATISTICS[statistics]
+    images = images / 255 if images.dtype == jnp.uint8 else images
+    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
 
 def create_state(
@@ -46,105 +73,123 @@ def first_state(
 ) -> TrainState:
     """The state of a run that starts from these variables {"params", "batch_stats"}."""
     _, dropout_key = jax.random.split(jax.random.key(seed))
+    balancing_params = balancing.init_params()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         balancing={
-            "trained": balancing.trained,
-            "memory": balancing.memory(variables["params"]),
+            "params": balancing_params,
+            "state": balancing.init_state(variables["params"]),
         },
-        opt_state=optimizer.init((variables["params"], balancing.trained)),
+        opt_state=optimizer.init((variables["params"], balancing_params)),
         rng=jax.random.key_data(dropout_key),
         bad_in_row=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
     )
 
 
-def normalise(image: Array, statistics: str) -> Array:
-    """Images (b, h, w, 3), uint8 or in [0, 1], to what the backbone expects."""
-    mean, std = IMAGE_STATISTICS[statistics]
-    image = image / 255 if image.dtype == jnp.uint8 else image
-    return (image - jnp.asarray(mean, image.dtype)) / jnp.asarray(std, image.dtype)
+def step_key(state: TrainState) -> PRNGKeyArray:
+    """The random key of a state's next step."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
 
 def train_step(
     state: TrainState,
-    batch: Mapping[str, Any],
+    batch: Batch,
     *,
-    model: Any,
+    model: nn.Module,
     tasks: Sequence[Task],
-    weights: Mapping[str, float],
     balancing: Balancing,
     optimizer: optax.GradientTransformation,
-    statistics: str,
-    accumulate: int = 1,
-    task_gradients: str = "looped",
-) -> tuple[TrainState, dict[str, Array]]:
-    """One update; none where a number is not finite: then only `step` and the counts move.
+    grads_fn: GradsFn,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One update, skipped where a number is not finite: then only the counts move.
 
-    Of the losses, the gradients' norm, the running statistics and what the balancing remembers,
-    that is. Parameters are not looked at: finite gradients move them by no more than a few times
-    the learning rate, so that only one of 1e18 or more makes their norm infinite, and the steps
-    after it bad.
+    These are the losses, the norms of the gradients and of the updated parameters, the running
+    statistics and the balancing's state.
 
     Args:
         state: donate it when jitting.
         batch: {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}.
-        model: its `apply` takes images to `Predictions`.
-        tasks: the tasks whose losses are added.
-        weights: {task: weight}.
-        balancing: how the weighted losses become one.
-        optimizer: of `optim.make_optimizer`.
-        statistics: a key of `IMAGE_STATISTICS`.
-        accumulate: micro-batches that the batch is worked through in, taking turns in memory. The
-            losses are means over the valid pixels of the whole batch all the same; what else is
-            taken from a batch, batch norms' statistics and the share of positives that balances
-            saliency, is taken from each micro-batch.
-        task_gradients: how methods on gradients take each task's, a name of `sharing.PASSES`.
+        model: images to `Predictions`.
+        tasks: whose losses are balanced.
+        balancing: the method that makes one of them.
+        optimizer: of the parameters, the network's and the method's.
+        grads_fn: how gradients are taken, of `balancing.grads_fn_for`.
 
     Returns:
-        The next state, and scalars: those of `gradients.scalars_of`, param_norm (of the updated
-        parameters), and the next state's bad_in_row and skipped.
+        The next state, and scalars: loss, loss_TASK and loss_TASK_auxiliary before task weights,
+        weight_TASK, cosine_TASK_TASK where tasks' gradients are taken one by one, grad_norm,
+        param_norm of the updated parameters, and the next state's bad_in_row and skipped.
     """
-    trained = (state.params, state.balancing["trained"])
-    batch = {**batch, "image": normalise(batch["image"], statistics)}
-    network = {
-        "model": model,
-        "tasks": tasks,
-        "weights": weights,
-        "balancing": balancing,
-        "accumulate": accumulate,
-    }
-    found = gradients(state, batch, task_gradients=task_gradients, **network)
-    scalars = scalars_of(found)
-    norms = (*scalars.values(), global_norm(found.batch_stats), global_norm(found.memory))
-    good = jnp.isfinite(jnp.stack(norms)).all()
+    losses_fn = functools.partial(
+        task_losses, model=model, tasks=tasks, weights=balancing.task_weights
+    )
+    found = grads_fn(losses_fn, balancing, state, batch, step_key(state))
 
-    def if_good(new: Any, old: Any, good: Array = good) -> Any:
-        return jax.tree.map(functools.partial(lax.select, good), new, old)
-
-    updates, opt_state = optimizer.update(found.slopes, state.opt_state, trained, good=good)
-    params, balance = if_good(optax.apply_updates(trained, updates), trained)
-    memory = if_good(found.memory, state.balancing["memory"])
-    if balancing.look_back:
-        before = in_order(found.losses, [task.name for task in tasks])
-        after = losses_after(state, params, batch, **network)
-        seen = balancing.look_back(before, after, memory)
-        memory = if_good(seen, memory, good & jnp.isfinite(global_norm(seen)))
-    state = state.replace(
-        step=state.step + 1,
-        params=params,
-        batch_stats=if_good(found.batch_stats, state.batch_stats),
-        balancing={"trained": balance, "memory": memory},
+    params = (state.params, state.balancing["params"])
+    updates, opt_state = optimizer.update(found.grads, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    balancing_state = balancing.post_step(
+        jnp.stack(found.losses.weighted), lambda: found.losses_at(params[0]), found.balancing_state
+    )
+    new = state.replace(
+        params=params[0],
+        batch_stats=found.batch_stats,
+        balancing={"params": params[1], "state": balancing_state},
         opt_state=opt_state,
+    )
+    scalars = loss_scalars(found, tasks)
+    scalars["grad_norm"] = optax.tree.norm(found.grads)
+    scalars["param_norm"] = optax.tree.norm(params)
+    rest = optax.tree.norm((found.batch_stats, balancing_state))
+    good = jnp.isfinite(jnp.stack([*scalars.values(), rest])).all()
+    state = jax.tree.map(functools.partial(jnp.where, good), new, state).replace(
+        step=state.step + 1,
         bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
         skipped=state.skipped + ~good,
     )
-    scalars["param_norm"] = global_norm((params, balance))
     # As floats: arrays of their own, since the state's are donated to the next step.
     counts = {name: jnp.float32(getattr(state, name)) for name in ("bad_in_row", "skipped")}
     return state, {**scalars, **counts}
+
+
+def task_losses(
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    rng: PRNGKeyArray,
+    *,
+    model: nn.Module,
+    tasks: Sequence[Task],
+    weights: Mapping[str, float],
+) -> tuple[TaskLosses, Any]:
+    """The tasks' losses of a (micro-)batch, and the running statistics after it."""
+    predictions, updates = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        batch["image"],
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": rng},
+    )
+    terms = multi_task_loss(predictions, batch["labels"], batch["mask"], tasks, weights)
+    by_task = (terms.weighted, terms.final, terms.auxiliary)
+    losses = TaskLosses(*(tuple(level[task.name] for task in tasks) for level in by_task))
+    return losses, updates["batch_stats"]
+
+
+def loss_scalars(found: Grads, tasks: Sequence[Task]) -> dict[str, Float[Array, ""]]:
+    """The scalars of `train_step` that are known before the update, but for the norm."""
+    scalars = {"loss": found.loss}
+    for i, task in enumerate(tasks):
+        scalars[f"loss_{task.name}"] = found.losses.final[i]
+        scalars[f"loss_{task.name}_auxiliary"] = found.losses.auxiliary[i]
+        scalars[f"weight_{task.name}"] = found.weights[i]
+        for j, other in enumerate(tasks[:i]):
+            if found.cosines is not None:
+                scalars[f"cosine_{other.name}_{task.name}"] = found.cosines[j, i]
+    return scalars
 
 
 def predict(
@@ -153,18 +198,16 @@ def predict(
     *,
     model: nn.Module,
     tasks: Sequence[Task],
-    statistics: str,
 ) -> dict[str, Array]:
-    """What a person reads, {task: (b, h, w, k)}: class ids, metres, unit vectors.
+    """The activated predictions {task: (b, h, w, k)}: class ids, metres, unit vectors.
 
     Args:
         variables: {"params", "batch_stats"} of the network.
         image: (b, h, w, 3), uint8 or in [0, 1].
         model: the network.
         tasks: that it predicts.
-        statistics: a key of `IMAGE_STATISTICS`.
     """
-    predictions = model.apply(variables, normalise(image, statistics), train=False)
+    predictions: Any = model.apply(variables, image, train=False)
     return {task.name: task.activation(predictions.final[task.name]) for task in tasks}
 
 
@@ -174,13 +217,10 @@ def eval_step(
     *,
     model: nn.Module,
     tasks: Sequence[Task],
-    statistics: str,
 ) -> tuple[dict[str, MetricSums], dict[str, Array]]:
     """Metric sums {task: MetricSums}, padding images (mask False) left out, and the predictions."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    predictions = predict(
-        variables, batch["image"], model=model, tasks=tasks, statistics=statistics
-    )
+    predictions = predict(variables, batch["image"], model=model, tasks=tasks)
     sums = {}
     for task in tasks:
         label = batch["labels"][task.name]

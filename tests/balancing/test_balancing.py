@@ -8,20 +8,20 @@ import pytest
 from emanet_jax import balancing
 from emanet_jax.errors import UserError
 
-NAMES = ("semseg", "depth", "normals")
+WEIGHTS = {"semseg": 1.0, "depth": 2.0, "normals": 3.0}
 KEY = jax.random.key(3)
 LOSSES = np.array([2.0, 3.0, 0.5], np.float32)
 SCALES = np.array([10.0, 0.1, 3.0], np.float32)
 
 
 def make(name, steps_per_epoch=2, **settings):
-    method = balancing.make_balancing(name, NAMES, steps_per_epoch, settings)
-    return method, method.memory({})
+    method = balancing.make_balancing(name, WEIGHTS, steps_per_epoch, settings)
+    return method, method.init_state({})
 
 
-def weights(method, losses, memory, trained=None, key=KEY):
-    trained = method.trained if trained is None else trained
-    return np.asarray(jax.grad(method.total)(jnp.asarray(losses), trained, memory, key))
+def weights(method, losses, state, params=None, key=KEY):
+    params = method.init_params() if params is None else params
+    return np.asarray(jax.grad(method.total)(jnp.asarray(losses), params, state, key))
 
 
 def softmax(x):
@@ -30,53 +30,53 @@ def softmax(x):
 
 @pytest.mark.parametrize("name, weighs", [("equal", False), ("fixed", True)])
 def test_equal_and_fixed_are_the_sum(name, weighs):
-    method, memory = make(name)
-    assert method.total(LOSSES, {}, memory, KEY) == 5.5
-    assert method.task_weights is weighs
+    method, state = make(name)
+    assert method.total(LOSSES, {}, state, KEY) == 5.5
+    assert list(method.task_weights.values()) == ([1, 2, 3] if weighs else [1, 1, 1])
 
 
 def test_uncertainty_is_its_formula_and_finds_the_logarithm_of_the_loss():
-    method, memory = make("uncertainty")
+    method, state = make("uncertainty")
     total = jax.value_and_grad(method.total, argnums=1)
-    value, slopes = total(LOSSES, method.trained, memory, KEY)
+    value, grads = total(LOSSES, method.init_params(), state, KEY)
     assert float(value) == pytest.approx((LOSSES * np.exp(0.5) / 2 - 0.25).sum())
-    np.testing.assert_allclose(slopes, -LOSSES * np.exp(0.5) / 2 + 0.5, rtol=1e-6)
-    _, slopes = total(LOSSES, jnp.log(LOSSES), memory, KEY)
-    np.testing.assert_allclose(slopes, 0, atol=1e-6)
+    np.testing.assert_allclose(grads, -LOSSES * np.exp(0.5) / 2 + 0.5, rtol=1e-6)
+    _, grads = total(LOSSES, jnp.log(LOSSES), state, KEY)
+    np.testing.assert_allclose(grads, 0, atol=1e-6)
 
 
 def test_imtl_l_is_its_formula_and_makes_scaled_losses_one():
-    method, memory = make("imtl_l")
+    method, state = make("imtl_l")
     s = np.array([0.5, -1.0, 0.2], np.float32)
-    value = method.total(LOSSES, s, memory, KEY)
+    value = method.total(LOSSES, s, state, KEY)
     assert float(value) == pytest.approx((LOSSES * np.exp(s) - s).sum())
-    np.testing.assert_allclose(weights(method, LOSSES, memory, s), np.exp(s), rtol=1e-6)
-    slopes = jax.grad(method.total, argnums=1)(LOSSES, -jnp.log(LOSSES), memory, KEY)
-    np.testing.assert_allclose(slopes, 0, atol=1e-6)
-    np.testing.assert_array_equal(method.trained, np.zeros(3))
+    np.testing.assert_allclose(weights(method, LOSSES, state, s), np.exp(s), rtol=1e-6)
+    grads = jax.grad(method.total, argnums=1)(LOSSES, -jnp.log(LOSSES), state, KEY)
+    np.testing.assert_allclose(grads, 0, atol=1e-6)
+    np.testing.assert_array_equal(method.init_params(), np.zeros(3))
 
 
 @pytest.mark.parametrize("temperature", [2.0, 0.5])
 def test_dwa_weighs_by_the_last_two_epochs(temperature):
-    method, memory = make("dwa", temperature=temperature)
+    method, state = make("dwa", temperature=temperature)
     found = []
     for step in [(4, 1), (2, 3), (1, 2), (2, 2), (1, 1), (5, 5)]:  # epochs of two steps
         losses = np.array([*step, 1], np.float32)
-        found.append(weights(method, losses, memory))
-        memory = method.remember(losses, memory)
+        found.append(weights(method, losses, state))
+        state = method.update_state(losses, state)
     np.testing.assert_array_equal(found[:4], np.ones((4, 3)))
     ratio = np.array([1.5 / 3, 2.0 / 2, 1])  # second epoch's mean over the first's
     expected = 3 * softmax(ratio / temperature)
     np.testing.assert_allclose(found[4:], [expected, expected], rtol=1e-6)
     third = np.array([3 / 1.5, 3 / 2, 1])
     np.testing.assert_allclose(
-        weights(method, LOSSES, memory), 3 * softmax(third / temperature), rtol=1e-6
+        weights(method, LOSSES, state), 3 * softmax(third / temperature), rtol=1e-6
     )
 
 
 def test_rlw_draws_weights_that_sum_to_one():
-    method, memory = make("rlw")
-    draws = np.array([weights(method, LOSSES, memory, key=jax.random.key(i)) for i in range(300)])
+    method, state = make("rlw")
+    draws = np.array([weights(method, LOSSES, state, key=jax.random.key(i)) for i in range(300)])
     np.testing.assert_allclose(draws.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(draws.mean(axis=0), 1 / 3, atol=0.05)
     # The logarithms of the ratios are differences of normal numbers: deviation sqrt(2).
@@ -84,26 +84,26 @@ def test_rlw_draws_weights_that_sum_to_one():
 
 
 def test_gls_is_the_geometric_mean():
-    method, memory = make("gls")
+    method, state = make("gls")
     mean = (2.0 * 3.0 * 0.5) ** (1 / 3)
-    assert float(method.total(LOSSES, {}, memory, KEY)) == pytest.approx(mean)
-    np.testing.assert_allclose(weights(method, LOSSES, memory), mean / (3 * LOSSES), rtol=1e-6)
+    assert float(method.total(LOSSES, {}, state, KEY)) == pytest.approx(mean)
+    np.testing.assert_allclose(weights(method, LOSSES, state), mean / (3 * LOSSES), rtol=1e-6)
 
 
 def test_stch_is_a_soft_maximum_of_what_is_left_of_the_losses():
-    method, memory = make("stch", mu=0.5)
+    method, state = make("stch", mu=0.5)
     warm = []
     for scale in (1.5, 0.5):  # the first epoch: its mean is LOSSES
-        warm.append(weights(method, scale * LOSSES, memory))
-        memory = method.remember(scale * LOSSES, memory)
+        warm.append(weights(method, scale * LOSSES, state))
+        state = method.update_state(scale * LOSSES, state)
     np.testing.assert_allclose(warm, [1 / (1.5 * LOSSES), 1 / (0.5 * LOSSES)], rtol=1e-6)
     share = np.array([0.5, 0.8, 0.7], np.float32)
     total = 3 * 0.5 * np.log((share**2).sum())
     for _ in range(2):  # later epochs change nothing
-        assert float(method.total(share * LOSSES, {}, memory, KEY)) == pytest.approx(total)
-        memory = method.remember(share * LOSSES, memory)
+        assert float(method.total(share * LOSSES, {}, state, KEY)) == pytest.approx(total)
+        state = method.update_state(share * LOSSES, state)
     hard, _ = make("stch", mu=0.01)
-    found = weights(hard, share * LOSSES, memory) * share * LOSSES
+    found = weights(hard, share * LOSSES, state) * share * LOSSES
     np.testing.assert_allclose(found, [0, 3, 0], atol=1e-4)
 
 
@@ -112,10 +112,10 @@ def test_famo_follows_its_recursion():
     expected, before = np.zeros(3), LOSSES.astype(float)
     for factor in ([0.9, 0.7, 1.1], [0.8, 1.0, 0.9], [0.5, 0.9, 0.95]):
         z = softmax(expected)
-        slopes = z / before / (z / before).sum()
-        np.testing.assert_allclose(weights(method, before, xi), slopes, rtol=1e-5)
+        grads = z / before / (z / before).sum()
+        np.testing.assert_allclose(weights(method, before, xi), grads, rtol=1e-5)
         after = before * factor
-        xi = method.look_back(jnp.asarray(before), jnp.asarray(after), xi)
+        xi = method.post_step(jnp.asarray(before), lambda after=after: jnp.asarray(after), xi)
         jacobian = np.diag(z) - np.outer(z, z)
         expected = expected - 0.1 * (jacobian @ -np.log(factor) + 0.01 * expected)
         np.testing.assert_allclose(xi, expected, rtol=1e-4, atol=1e-7)
@@ -126,13 +126,13 @@ def test_famo_follows_its_recursion():
 
 def after_steps(name, scale):
     """The weights times the scales: what a task's own gradient counts for, after some steps."""
-    method, memory = make(name)
+    method, state = make(name)
     for step in range(5):
         losses = LOSSES * (1 - 0.1 * step * np.array([1, 0.5, 0.2], np.float32)) * scale
-        memory = method.remember(losses, memory)
-        if method.look_back:
-            memory = method.look_back(losses, losses * np.array([0.9, 0.8, 1.0]), memory)
-    return weights(method, LOSSES * scale, memory) * scale
+        state = method.update_state(losses, state)
+        after = losses * np.array([0.9, 0.8, 1.0])
+        state = method.post_step(losses, lambda after=after: after, state)
+    return weights(method, LOSSES * scale, state) * scale
 
 
 @pytest.mark.parametrize("name", ["gls", "stch", "famo"])
@@ -147,34 +147,33 @@ def test_scaling_a_loss_changes_no_weight_of_dwa():
     assert plain.max() > 1.05 * plain.min()
 
 
-@pytest.mark.parametrize("name", balancing.LOSSES)
+@pytest.mark.parametrize("name", balancing.methods_on("losses"))
 def test_affine_methods_are_those_whose_weights_do_not_see_the_losses(name):
-    method, memory = make(name)
-    memory = method.remember(LOSSES, method.remember(LOSSES, memory))
-    same = np.allclose(weights(method, LOSSES, memory), weights(method, 2 * LOSSES[::-1], memory))
+    method, state = make(name)
+    state = method.update_state(LOSSES, method.update_state(LOSSES, state))
+    same = np.allclose(weights(method, LOSSES, state), weights(method, 2 * LOSSES[::-1], state))
     assert same == method.affine
 
 
-@pytest.mark.parametrize("name", balancing.LOSSES)
+@pytest.mark.parametrize("name", balancing.methods_on("losses"))
 @pytest.mark.parametrize("losses", [[2, 0, 0.5], [0, 0, 0]])
 def test_tasks_without_a_valid_pixel_leave_finite_weights(name, losses):
-    method, memory = make(name)
+    method, state = make(name)
     losses = np.array(losses, np.float32)
     for _ in range(5):
-        found = weights(method, losses, memory)
+        found = weights(method, losses, state)
         assert np.isfinite(found).all() and np.isfinite(
-            method.total(losses, method.trained, memory, KEY)
+            method.total(losses, method.init_params(), state, KEY)
         )
-        memory = method.remember(losses, memory)
-        if method.look_back:
-            memory = method.look_back(losses, losses * 0.9, memory)
+        state = method.update_state(losses, state)
+        state = method.post_step(losses, lambda: losses * 0.9, state)
     if losses.any():
         assert (found[[0, 2]] > 0).all()
 
 
 def test_unknown_methods_and_settings_are_said():
     with pytest.raises(UserError, match=r"config\.balancing is 'mean'; known methods: equal, fix"):
-        balancing.make_balancing("mean", NAMES, 10)
+        balancing.make_balancing("mean", WEIGHTS, 10)
     with pytest.raises(UserError, match=r"has .radius., which dwa does not know.*: temperature\."):
         make("dwa", radius=0.5)
     with pytest.raises(UserError, match=r"which pcgrad does not know; its settings: none\."):
@@ -192,4 +191,4 @@ def test_unknown_methods_and_settings_are_said():
 
 @pytest.mark.parametrize("name", balancing.METHODS)
 def test_every_setting_has_a_range_that_its_default_is_in(name):
-    balancing.make_balancing(name, NAMES, 2, balancing.settings_of(name))
+    balancing.make_balancing(name, WEIGHTS, 2, balancing.METHODS[name].settings())

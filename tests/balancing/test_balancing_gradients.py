@@ -10,7 +10,7 @@ from scipy import optimize
 
 from emanet_jax import balancing
 from emanet_jax.balancing import solvers
-from emanet_jax.balancing.method import gram_matrix
+from emanet_jax.balancing.base import gram_matrix
 
 KEY = jax.random.key(0)
 SEEDS = range(4)
@@ -27,22 +27,22 @@ def gradients(seed, count=None, size=50, conflict=0.0):
 
 @functools.cache
 def jitted(name, count, settings):
-    method = balancing.make_balancing(name, [str(i) for i in range(count)], 2, dict(settings))
+    method = balancing.make_balancing(name, {str(i): 1.0 for i in range(count)}, 2, dict(settings))
     return method, jax.jit(method.combine)
 
 
-def combined(name, g, losses=None, memory=None, key=KEY, **settings):
-    """Direction (n,), weights (K,) and memory, from a tree of two parameters."""
+def combined(name, g, losses=None, state=None, key=KEY, **settings):
+    """Direction (n,), weights (K,) and state, from a tree of two parameters."""
     count = len(g)
     method, combine = jitted(name, count, tuple(settings.items()))
-    slopes = {"a": jnp.asarray(g[:, :20], jnp.float32), "b": jnp.asarray(g[:, 20:], jnp.float32)}
-    slopes["own"] = None
+    grads = {"a": jnp.asarray(g[:, :20], jnp.float32), "b": jnp.asarray(g[:, 20:], jnp.float32)}
+    grads["own"] = None
     params = {"a": jnp.zeros(20), "b": jnp.zeros(g.shape[1] - 20), "own": jnp.zeros(3)}
-    memory = method.memory(params) if memory is None else memory
+    state = method.init_state(params) if state is None else state
     losses = jnp.ones(count) if losses is None else jnp.asarray(losses, jnp.float32)
-    found = combine(slopes, gram_matrix(slopes), losses, memory, key)
-    direction = np.concatenate([found.slopes["a"], found.slopes["b"]])
-    return direction, np.asarray(found.weights), found.memory
+    found = combine(grads, gram_matrix(grads), losses, state, key)
+    direction = np.concatenate([found.grads["a"], found.grads["b"]])
+    return direction, np.asarray(found.weights), found.state
 
 
 def on_simplex(value, count):
@@ -147,7 +147,7 @@ def test_pcgrad_of_three_tasks_is_one_of_its_orders():
 def test_gradvac_gives_the_usual_cosine():
     g = gradients(0, count=2, conflict=1.5)
     targets = np.array([[1.0, 0.6], [0.6, 1.0]], np.float32)
-    direction, w, after = combined("gradvac", g, memory=jnp.asarray(targets), rate=0.1)
+    direction, w, after = combined("gradvac", g, state=jnp.asarray(targets), rate=0.1)
     # Each gradient, mended by the other, has the target as its cosine with it.
     p, t = cosine(*g), 0.6
     n = np.linalg.norm(g, axis=1)
@@ -211,23 +211,23 @@ def test_aligned_mtl_has_condition_number_one(seed):
 def test_gradnorm_moves_weights_to_the_target():
     g = gradients(2, count=3)
     losses, weights = np.array([1.0, 2.0, 0.5]), np.ones(3)
-    memory, first = None, losses
+    state, first = None, losses
     for decay in (1.0, 0.7, 0.6):
         losses = losses * [decay, 1.0, decay**2]
         norms = weights * np.linalg.norm(g, axis=1)
         lateness = losses / first / (losses / first).mean()
-        slope = np.sign(norms - norms.mean() * lateness**1.5) * norms / weights / norms.mean()
-        weights = weights - 0.025 * slope
+        grad = np.sign(norms - norms.mean() * lateness**1.5) * norms / weights / norms.mean()
+        weights = weights - 0.025 * grad
         weights = 3 * weights / weights.sum()
-        before = np.ones(3) if memory is None else np.asarray(memory.weights)
-        direction, _, memory = combined("gradnorm", g * before[:, None], losses, memory)
-        np.testing.assert_allclose(memory.weights, weights, rtol=1e-4)
+        before = np.ones(3) if state is None else np.asarray(state.weights)
+        direction, _, state = combined("gradnorm", g * before[:, None], losses, state)
+        np.testing.assert_allclose(state.weights, weights, rtol=1e-4)
         np.testing.assert_allclose(direction, before @ g, atol=1e-4 * np.abs(g).max())
     # Losses that keep to their ratios: in the end all gradients are of one length.
     for _ in range(400):
-        weighted = g * np.asarray(memory.weights)[:, None]
-        _, _, memory = combined("gradnorm", weighted, first, memory._replace(first=first))
-    lengths = np.asarray(memory.weights) * np.linalg.norm(g, axis=1)
+        weighted = g * np.asarray(state.weights)[:, None]
+        _, _, state = combined("gradnorm", weighted, first, state._replace(first=first))
+    lengths = np.asarray(state.weights) * np.linalg.norm(g, axis=1)
     np.testing.assert_allclose(lengths / lengths.mean(), 1, atol=0.1)
 
 
@@ -252,19 +252,19 @@ def test_graddrop_keeps_one_sign_of_every_number():
 
 def test_db_mtl_averages_over_time_and_makes_gradients_equally_long():
     first, second = gradients(6, count=3), gradients(7, count=3)
-    _, _, memory = combined("db_mtl", first, decay=0.6)
-    direction, w, memory = combined("db_mtl", second, memory=memory, decay=0.6)
+    _, _, state = combined("db_mtl", first, decay=0.6)
+    direction, w, state = combined("db_mtl", second, state=state, decay=0.6)
     mean = 0.6 * 0.4 * first + 0.4 * second
     lengths = np.linalg.norm(mean, axis=1)
     np.testing.assert_allclose(w, lengths.max() / lengths, rtol=1e-4)
     expected = lengths.max() * (mean / lengths[:, None]).sum(axis=0)
     np.testing.assert_allclose(direction, expected, atol=1e-4 * np.abs(expected).max())
-    np.testing.assert_allclose(memory["a"], mean[:, :20], rtol=1e-4, atol=1e-6)
-    assert not memory["own"].any() and memory["own"].shape == (3, 3)
-    method = balancing.make_balancing("db_mtl", "abc", 2)
+    np.testing.assert_allclose(state["a"], mean[:, :20], rtol=1e-4, atol=1e-6)
+    assert not state["own"].any() and state["own"].shape == (3, 3)
+    method = balancing.make_balancing("db_mtl", dict.fromkeys("abc", 1.0), 2)
     losses = jnp.array([2.0, 4.0, 0.5])
-    slopes = jax.grad(method.total)(losses, {}, memory, KEY)
-    np.testing.assert_allclose(slopes, 1 / losses)
+    grads = jax.grad(method.total)(losses, {}, state, KEY)
+    np.testing.assert_allclose(grads, 1 / losses)
 
 
 def unit(x):
@@ -280,7 +280,9 @@ def test_scaling_a_loss_changes_no_direction(name):
     assert abs(cosine(plain, g.sum(axis=0)) - cosine(plain, scaled.sum(axis=0))) > 0.01
 
 
-@pytest.mark.parametrize("name", sorted(balancing.GRADIENTS.keys() - {"nash_mtl", "fairgrad"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(balancing.methods_on("gradients")) - {"nash_mtl", "fairgrad"})
+)
 def test_scaling_all_losses_scales_the_direction(name):
     g = gradients(3)
     plain, scaled = combined(name, g)[0], combined(name, 100 * g)[0]
@@ -297,12 +299,12 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("case", AWKWARD)
-@pytest.mark.parametrize("name", balancing.GRADIENTS)
+@pytest.mark.parametrize("name", balancing.methods_on("gradients"))
 def test_awkward_gradients_leave_finite_directions(name, case):
     g = AWKWARD[case](gradients(1, count=3))
-    direction, w, memory = combined(name, g)
+    direction, w, state = combined(name, g)
     assert np.isfinite(direction).all() and np.isfinite(w).all()
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(memory))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
     if case == "a task without a gradient":  # the others go on as if it were not there
         assert np.linalg.norm(direction) > 0
         if name not in ("graddrop", "gradnorm", "pcgrad", "gradvac"):  # drawn, or remembered

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from emanet_jax import balancing
-from emanet_jax.balancing import shared
+from emanet_jax.balancing.shared import task_dependencies
 from emanet_jax.errors import UserError
 from emanet_jax.models.remat import rematerialised
 from emanet_jax.ops import upcast
-from emanet_jax.training import sharding
+from emanet_jax.training import sharding, steps
 from emanet_jax.training.experiment import make_experiment
 from emanet_jax.types import Predictions
 from tests import tiny
@@ -25,7 +25,7 @@ from tests.menu import tiny as tiny_of_the_menu
 TASK_OF = {"semseg": 0, "depth": 1, "normals": 2}
 
 
-def owners_by_module(model, choice="nothing"):
+def dependencies_by_module(model, choice="nothing"):
     """{module: numbers of tasks that depend on its parameters}."""
     model, keys = rematerialised(model, choice), {"dropout": jax.random.key(0)}
     images = jnp.zeros((1, *SIZE, 3))
@@ -41,14 +41,14 @@ def owners_by_module(model, choice="nothing"):
 
     paths = jax.tree_util.tree_leaves_with_path(variables["params"])
     found = collections.defaultdict(set)
-    for (path, _), who in zip(paths, shared.owners(outputs, variables["params"]), strict=True):
+    for (path, _), who in zip(paths, task_dependencies(outputs, variables["params"]), strict=True):
         found[jax.tree_util.keystr(path[:1], simple=True)].add(who)
     return dict(found)
 
 
 @pytest.mark.parametrize("choice", ["nothing", "blocks", "everything"])
 def test_hps_shares_its_backbone_and_nothing_else(choice):
-    found = owners_by_module(tiny_model("hps"), choice)
+    found = dependencies_by_module(tiny_model("hps"), choice)
     assert found == {
         "backbone": {(0, 1, 2)},
         "head_semseg": {(0,)},
@@ -58,7 +58,7 @@ def test_hps_shares_its_backbone_and_nothing_else(choice):
 
 
 def test_ema_net_shares_what_distillation_hands_on():
-    found = owners_by_module(tiny_model())
+    found = dependencies_by_module(tiny_model())
     everyone = (0, 1, 2)
     assert found["backbone"] == found["fuse"] == {everyone}
     for task, number in TASK_OF.items():
@@ -69,7 +69,7 @@ def test_ema_net_shares_what_distillation_hands_on():
 
 
 def test_single_networks_share_nothing():
-    found = owners_by_module(tiny_of_the_menu("stl", "segnet_tiny", TASKS, SIZE))
+    found = dependencies_by_module(tiny_of_the_menu("stl", "segnet_tiny", TASKS, SIZE))
     assert {len(who) for module in found.values() for who in module} == {1}
 
 
@@ -104,11 +104,14 @@ class Shared(nn.Module):
         return Predictions({name: upcast(x) for name, x in final.items()})
 
 
+def shared_training(dtype=None, **settings):
+    return tiny_training(steps.NormalisedImages(Shared(dtype), "imagenet"), **settings)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_one_forward_pass_and_one_backward_pass_per_task_of_shared_layers_alone(accumulate):
     def convolutions(method, **changes):
-        state, step = tiny_training(Shared(), method=method)
-        step = functools.partial(step, accumulate=accumulate, **changes)
+        state, step = shared_training(method=method, accumulate=accumulate, **changes)
         text = str(jax.make_jaxpr(step)(state, random_batch(2)))
         return text.count("conv_general_dilated[")
 
@@ -125,7 +128,7 @@ def test_one_forward_pass_and_one_backward_pass_per_task_of_shared_layers_alone(
 @pytest.fixture(scope="module")
 def looped():
     """A start, and the state and scalars after a step that takes tasks one after the other."""
-    state, step = tiny_training(Shared(), method="cagrad")
+    state, step = shared_training(method="cagrad")
     start = in_float64(jax.device_get(state))
     with jax.enable_x64(True):
         return start, step, jax.device_get(jax.jit(step)(start, random_batch(4)))
@@ -143,10 +146,10 @@ def assert_same(found, expected):
 
 
 def test_all_tasks_at_once_are_the_same(looped):
-    start, step, expected = looped
+    start, _, expected = looped
     with jax.enable_x64(True):
-        again = jax.jit(functools.partial(step, task_gradients="vmapped"))
-        assert_same(jax.device_get(again(start, random_batch(4))), expected)
+        _, step = shared_training(method="cagrad", task_gradients="vmapped")
+        assert_same(jax.device_get(jax.jit(step)(start, random_batch(4))), expected)
 
 
 def test_four_devices_equal_one(looped):
@@ -179,11 +182,10 @@ def test_the_scalars_name_weights_and_cosines(looped):
 def test_a_task_s_own_parameters_follow_its_loss_alone(looped):
     start, _, (end, _) = looped
     with jax.enable_x64(True):
-        fixed = balancing.make_balancing("fixed", list(TASK_OF), 2)
-        _, step = tiny_training(Shared(), method="fixed")
-        plain = start.replace(balancing={"trained": fixed.trained, "memory": {}})
+        _, step = shared_training(method="fixed")
+        plain = start.replace(balancing={"params": {}, "state": {}})
         summed, _ = jax.device_get(jax.jit(step)(plain, random_batch(4)))
-    moments = [state.opt_state[1].mu[0] for state in (end, summed)]
+    moments = [state.opt_state[-1][0].mu[0] for state in (end, summed)]
     for task in TASK_OF:
         ours, theirs = (jax.tree.leaves(x[f"head_{task}"]) for x in moments)
         for a, b in zip(ours, theirs, strict=True):
@@ -193,7 +195,7 @@ def test_a_task_s_own_parameters_follow_its_loss_alone(looped):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(balancing.GRADIENTS.keys() - {"cagrad"}))
+@pytest.mark.parametrize("method", sorted(set(balancing.methods_on("gradients")) - {"cagrad"}))
 def test_four_devices_equal_one_with_every_method(method):
     state, step = tiny_training(tiny_model("hps", "segnet_tiny"), method=method)
     mesh, start = sharding.make_mesh(), in_float64(jax.device_get(state))
@@ -208,7 +210,7 @@ def test_four_devices_equal_one_with_every_method(method):
 def test_bfloat16_gives_float32_gradients_that_are_near():
     ends = []
     for dtype in (None, jnp.bfloat16):
-        state, step = tiny_training(Shared(dtype), method="nash_mtl")
+        state, step = shared_training(dtype, method="nash_mtl")
         state, scalars = jax.jit(step)(state, random_batch(4))
         assert state.skipped == 0
         assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}

@@ -1,7 +1,6 @@
 """Runs whose files are damaged or gone: evaluated, resumed, exported, replayed, referred to."""
 
 import json
-from pathlib import Path
 
 from tests.faults.builders import (
     command,
@@ -19,18 +18,14 @@ from tests.faults.builders import (
 
 _EVAL = command("main", "--mode=eval", "--workdir=run")
 _RESUME = train("--workdir=run")
-_REPLAY = command("replay", "--workdir=run")
+_DEBUG = command("training.debug_nan", "--workdir=run")
+_BAD_STEP = "run/bad_step.msgpack"
 _DELTA = "--config.checkpoint.best_metric=delta_m"
 _REFERENCE = train(_DELTA, "--config.checkpoint.reference=run/results.json")
 _CONFIG, _METRICS = "run/config.json", "run/metrics.jsonl"
 _STEP = "run/checkpoints/0"
 _RECORDS = "data/synthrooms/32x64_8_4_seed0/1.0.0"
 _SHARD = f"{_RECORDS}/synthrooms-val.array_record-00000-of-00001"
-
-
-def _bad_step(folder: Path) -> None:
-    garbage("run/bad_step/batch.npz")(folder)
-    garbage("run/bad_step/state.msgpack")(folder)
 
 
 def _reference(value: object):
@@ -41,7 +36,7 @@ WORKDIRS = {
     "eval of nothing": command("main", "--mode=eval", "--workdir=für mich/lauf 1").but(
         "für mich/lauf 1 holds no run"
     ),
-    "replay of nothing": command("replay", "--workdir=nowhere").but("nowhere holds no run"),
+    "debug nothing": command("training.debug_nan", "--workdir=nowhere").but("nowhere holds no run"),
     "eval without checkpoints": _EVAL.but("no checkpoint", damage=removed("run/checkpoints")),
     "eval, config binary": _EVAL.but("run/config.json.*utf-8", damage=garbage(_CONFIG)),
     "eval, config in part": _EVAL.but("run/config.json.*line", damage=truncated(_CONFIG)),
@@ -114,6 +109,6 @@ WORKDIRS = {
     ),
     "reference a word": _REFERENCE.but("'x' for depth/rmse_m", damage=_reference("x")),
     "reference 0": _REFERENCE.but("0 for depth/rmse_m", damage=_reference(0)),
-    "replay without a bad step": _REPLAY.but("run/bad_step does not exist"),
-    "replay a damaged step": _REPLAY.but("run/bad_step cannot be read", damage=_bad_step),
+    "debug without a bad step": _DEBUG.but(f"{_BAD_STEP} does not exist"),
+    "debug a damaged step": _DEBUG.but(f"{_BAD_STEP} cannot be read", damage=garbage(_BAD_STEP)),
 }

@@ -49,9 +49,9 @@ def test_a_train_state_goes_on_at_another_size():
     )
 
     batch = random_batch(2, size=LARGER)
-    sums, predictions = jax.jit(
-        functools.partial(steps.eval_step, model=model, tasks=TASKS, statistics="imagenet")
-    )(adapted, batch)
+    sums, predictions = jax.jit(functools.partial(steps.eval_step, model=model, tasks=TASKS))(
+        adapted, batch
+    )
     assert predictions["depth"].shape == (2, *LARGER, 1)
     assert all(np.isfinite(x) for x in sums["depth"].compute().values())
     tuned, scalars = step(adapted, batch)

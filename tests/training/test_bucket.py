@@ -79,10 +79,10 @@ def test_a_bad_step_is_kept_on_a_bucket(folder, tmp_path):
     with settings.unlocked():
         settings.task_weights.depth = 1e39
         settings.max_bad_steps = 2
-    with pytest.raises(UserError, match=f"replay --workdir={RUN}"):
+    with pytest.raises(UserError, match=f"debug_nan --workdir={RUN}"):
         loop.train_and_evaluate(settings, RUN)
-    found = debug_nan.replay(RUN)
-    assert found.step == 2 and found.gradients and not found.batch
+    found = debug_nan.debug(RUN)
+    assert found.step == 2 and found.not_finite["gradients"] and not found.not_finite["batch"]
 
 
 def test_the_config_of_a_run_on_a_bucket_starts_the_same_run(folder, tmp_path):

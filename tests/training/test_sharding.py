@@ -32,18 +32,18 @@ def training(name, backbone):
     Adam would turn noise around zero into steps of full size.
     """
     tasks = TASKS[:1] if name == "stl" else TASKS
-    model = tiny(name, backbone, tasks, SIZE)
+    model = steps.NormalisedImages(tiny(name, backbone, tasks, SIZE), "imagenet")
     # With larger steps ATI-Net blows rounding errors up a hundredfold a step, on any mesh.
     optimizer = optax.sgd(1e-4, momentum=0.9)
-    balance = balancing.make_balancing("fixed", [task.name for task in tasks], steps_per_epoch=2)
+    weights = {task.name: WEIGHTS[task.name] for task in tasks}
+    balance = balancing.make_balancing("fixed", weights, steps_per_epoch=2)
     step = functools.partial(
         steps.train_step,
         model=model,
         tasks=tasks,
-        weights={task.name: WEIGHTS[task.name] for task in tasks},
         balancing=balance,
         optimizer=optimizer,
-        statistics="imagenet",
+        grads_fn=balancing.grads_fn_for(balance, tasks),
     )
     state = jax.jit(functools.partial(steps.create_state, model, optimizer, balance, SIZE, 0))()
     return in_float64(jax.device_get(state)), step

@@ -105,9 +105,7 @@ def test_a_batch_without_labels_leaves_finite_parameters(training, on_one_device
 
 def test_evaluation_ignores_padding_and_batch_size(training):
     state, _ = training
-    evaluate = jax.jit(
-        functools.partial(steps.eval_step, model=tiny_model(), tasks=TASKS, statistics="imagenet")
-    )
+    evaluate = jax.jit(functools.partial(steps.eval_step, model=tiny_model(), tasks=TASKS))
     whole = random_batch(8)
     parts = []
     for start in (0, 3, 6):

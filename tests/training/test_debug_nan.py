@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from emanet_jax.errors import UserError
-from emanet_jax.training import debug_nan, loop, nan_report, workdir
+from emanet_jax.training import debug_nan, loop, workdir
 from emanet_jax.training.experiment import make_experiment
 from tests import tiny
 
@@ -42,7 +42,7 @@ def test_the_run_stops_after_too_many_bad_steps_and_lists_them(config, stopped):
     directory, sentence = stopped
     # Looked at every 2 steps: after 4, the third bad step has been seen.
     assert "not finite at 4 steps in a row (config.max_bad_steps is 3)" in sentence
-    assert f"python -m emanet_jax.replay --workdir={directory}" in sentence
+    assert f"python -m emanet_jax.training.debug_nan --workdir={directory}" in sentence
     assert "\n" not in sentence
     lines = (directory / workdir.BAD_STEPS).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -66,7 +66,7 @@ def experiment_source(config):
 
 def test_the_kept_step_is_the_last_one(config, stopped):
     experiment = make_experiment(config)
-    state, batch = nan_report.load(stopped[0], experiment.abstract_state())
+    state, batch = debug_nan.load(stopped[0], experiment.abstract_state())
     assert state.step == 3  # so that the step is the fourth
     for a, b in zip(*map(jax.tree.leaves, (batch, experiment.batch_at(3))), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -74,52 +74,55 @@ def test_the_kept_step_is_the_last_one(config, stopped):
         np.testing.assert_array_equal(a, b)
 
 
-def test_replay_repeats_the_losses(stopped, capsys):
-    found = debug_nan.replay(stopped[0])
+def test_the_losses_are_repeated(stopped):
+    found = debug_nan.debug(stopped[0])
     row = json.loads((stopped[0] / workdir.BAD_STEPS).read_text().splitlines()[-1])
     assert found.step == row["step"] == 4
     assert set(found.scalars) <= set(row)
     for name, value in found.scalars.items():
         assert value == pytest.approx(float(row[name]), rel=1e-4, nan_ok=True), name
-    assert not found.batch and not found.modules  # only the weight is at fault
-    assert any(name.startswith("head_depth/") for name in found.gradients)
-    assert "gradients:" in debug_nan.report(found) and "modules:    all finite" in debug_nan.report(
-        found
-    )
+    bad = found.not_finite
+    assert not bad["batch"] and not bad["modules"]  # only the weight is at fault
+    assert any(name.startswith("head_depth/") for name in bad["gradients"])
+    assert "modules:   none" in str(found)
 
 
-def test_replay_names_what_is_not_finite_first(config, stopped, tmp_path):
+def test_the_first_module_that_is_not_finite_is_named(config, stopped, tmp_path):
     directory = epath.Path(tmp_path)
     workdir.write(directory / workdir.CONFIG, workdir.to_json(config))
     experiment = make_experiment(config)
-    kept = nan_report.load(stopped[0], experiment.abstract_state())
+    kept = debug_nan.load(stopped[0], experiment.abstract_state())
     state, batch = jax.tree.map(np.array, kept)
     state.params["backbone"]["layer1_0"]["unit2"]["conv"]["kernel"][0, 0, 0, 0] = np.inf
     batch["labels"]["normals"][1, 2, 3] = np.nan
-    nan_report.save(directory, state, 7, batch)
-    found = debug_nan.replay(directory)
-    assert found.step == 7 and found.batch == ["labels/normals"]
-    assert found.modules[:2] == ["backbone/layer1_0/unit2/conv", "backbone/layer1_0/unit2/bn"]
-    assert found.modules[-1] == "the network" and "backbone/stem1" not in found.modules
-    assert "backbone/layer1_0/unit2/conv and" in debug_nan.report(found)
+    debug_nan.save(directory, state, 7, batch)
+    found = debug_nan.debug(directory)
+    assert found.step == 7 and found.not_finite["batch"] == ["labels/normals"]
+    modules = found.not_finite["modules"]
+    assert modules[:2] == ["backbone/layer1_0/unit2/conv", "backbone/layer1_0/unit2/bn"]
+    assert modules[-1] == "the network" and "backbone/stem1" not in modules
+    assert "backbone/layer1_0/unit2/conv and" in str(found)
 
 
 def test_a_run_without_a_bad_step_is_said(config, tmp_path):
     directory = epath.Path(tmp_path)
     workdir.write(directory / workdir.CONFIG, workdir.to_json(config))
-    with pytest.raises(UserError, match=r"bad_step does not exist"):
-        debug_nan.replay(directory)
+    with pytest.raises(UserError, match=r"bad_step.msgpack does not exist"):
+        debug_nan.debug(directory)
     with pytest.raises(UserError, match=r"holds no run"):
-        debug_nan.replay(directory / "nowhere")
+        debug_nan.debug(directory / "nowhere")
 
 
-def test_a_run_that_recovers_goes_on(tmp_path, capsys):
+def test_a_run_that_recovers_goes_on(tmp_path, caplog):
     class Data:
         def image_ids(self, index):
             return [f"image {index}"]
 
+        def batch_at(self, index):
+            raise AssertionError("nothing is kept")
+
     rows = [(5, {"loss": np.inf, "bad_in_row": 3.0}), (6, {"loss": 1.0, "bad_in_row": 0.0})]
-    nan_report.watch(rows, 3, Data(), state=None, directory=epath.Path(tmp_path))
-    assert capsys.readouterr().out == "step 5 skipped: loss not finite; images image 4\n"
+    debug_nan.watch(rows, 3, Data(), state=None, directory=epath.Path(tmp_path))
+    assert caplog.messages == ["step 5 skipped: loss not finite; images image 4"]
     assert json.loads((tmp_path / workdir.BAD_STEPS).read_text())["images"] == ["image 4"]
     assert not (tmp_path / workdir.BAD_STEP).exists()
