@@ -1,4 +1,4 @@
-"""What every method of balancing costs beside equal weights: time and memory of a training step.
+"""Time and memory of a training step with every method of balancing, beside equal weights.
 
     python -m benchmarks.balancing                          # EMA-Net at 96 x 128, batch 4
     python -m benchmarks.balancing --network=hps --methods=equal,mgda --out=/tmp
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     temporaries_mib: float
     temporaries_ratio: float
     gflop: float  # XLA's count for the compiled step
-    state_mib: float  # what the method remembers from step to step
+    state_mib: float  # the method's own
 
 
 class Step(NamedTuple):
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         f"{machine()}; {args.network} on {args.backbone}, {h} x {w}, batch {args.batch_size}, "
         f"{len(tasks)} tasks, {args.task_gradients}"
     )
-    print(f"{'':12} {'step':>9} {'':>6} {'temporaries':>13} {'':>6} {'GFLOP':>8} {'memory':>10}")
+    print(f"{'':12} {'step':>9} {'':>6} {'temporaries':>13} {'':>6} {'GFLOP':>8} {'state':>10}")
     rows = []
     make = functools.partial(
         compiled_step,

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
-from flax import linen as nn
 from PIL import Image
 
 from emanet_jax import models
@@ -19,7 +18,7 @@ from emanet_jax.models.ctal import adapt_resolution
 from emanet_jax.ops import upcast
 from emanet_jax.training import sharding, steps, workdir
 from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
-from emanet_jax.types import Task
+from emanet_jax.types import Model, Task
 
 # Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
 _STRIDES = {"pyramid": 4, "single": 32, "segnet": 1}
@@ -39,7 +38,7 @@ class Trained(NamedTuple):
 
     config: ml_collections.ConfigDict
     tasks: tuple[Task, ...]
-    model: nn.Module
+    model: Model
     variables: dict[str, Any]
     checkpoint: epath.Path
 
@@ -171,7 +170,7 @@ class AnySize:
         return finished
 
 
-def shapes(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Any]:
+def shapes(model: Model, image_size: tuple[int, int]) -> dict[str, Any]:
     """The network's {"params", "batch_stats"}, abstract."""
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     init = functools.partial(model.init, train=False)

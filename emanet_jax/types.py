@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,18 @@ class Predictions(NamedTuple):
 
     final: dict[str, jax.Array]
     auxiliary: tuple[dict[str, jax.Array], ...] = ()
+
+
+class Model(Protocol):
+    """A network, such as any `flax.linen.Module` of images and `train` to `Predictions`."""
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """(Random key, images, train=False) to {"params", "batch_stats"}."""
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """(Variables, images, train=...) to `Predictions`, as `flax.linen.Module.apply`."""
 
 
 class TrainState(struct.PyTreeNode):

@@ -81,8 +81,8 @@ def with_infinite_depth(batch):
     return batch
 
 
-# In every run one of each kind: a trained factor, remembered losses, losses of after the step,
-# remembered gradients.
+# In every run one of each kind: trained parameters, a state of losses, losses after the step,
+# a state of gradients.
 KINDS = ("fixed", "uncertainty", "dwa", "famo", "db_mtl")
 METHODS = [
     pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow)

@@ -10,15 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emanet_jax.balancing import gradients, losses
-from emanet_jax.balancing.base import Balancing, GradientBalancing
+from emanet_jax.balancing.base import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Balancing,
+    Combined,
+    GradientBalancing,
+    setting,
+)
 from emanet_jax.balancing.grads import grads_fn_for
 from emanet_jax.balancing.shared import share_parameters
 from emanet_jax.errors import UserError
-from emanet_jax.types import Task
+from emanet_jax.types import Model, Task
 
 __all__ = [
     "METHODS",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "SHARE",
     "Balancing",
+    "Combined",
     "GradientBalancing",
     "check",
     "from_config",
@@ -26,6 +38,7 @@ __all__ = [
     "make_balancing",
     "methods_on",
     "register",
+    "setting",
 ]
 
 METHODS: dict[str, type[Balancing]] = {
@@ -126,7 +139,7 @@ def from_config(config: Any, tasks: Sequence[Task], steps_per_epoch: int) -> Bal
     return make_balancing(config.balancing, weights, steps_per_epoch, settings)
 
 
-def check(config: Any, tasks: Sequence[Task], model: Any) -> None:
+def check(config: Any, tasks: Sequence[Task], model: Model) -> None:
     """Looks at a config's method before data are made ready for it.
 
     Raises:

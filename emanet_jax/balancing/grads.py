@@ -328,7 +328,7 @@ def split(batch: Batch, rng: PRNGKeyArray, tasks: Sequence[Task], count: int) ->
 def _share_of(
     losses_fn: LossesFn, params: Any, batch_stats: Any, microbatch: Microbatch
 ) -> tuple[TaskLosses, Any]:
-    """What a micro-batch adds to the losses of the batch, and the running statistics after it."""
+    """A micro-batch's part of the losses of the batch, and the running statistics after it."""
     losses, batch_stats = losses_fn(params, batch_stats, microbatch.batch, microbatch.rng)
     shares = (
         tuple(share * x for share, x in zip(microbatch.shares, level, strict=True))

@@ -32,10 +32,10 @@ class Equal(Balancing):
 
 
 class Uncertainty(Balancing):
-    """Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115), trained with the network."""
+    """Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115): trained log-variances."""
 
     def init_params(self) -> Losses:
-        """The log-variances s."""
+        """The log-variances s, which are trained with the network."""
         return jnp.full(self.count, -0.5)
 
     def total(self, losses: Losses, params: Losses, state: Any, key: PRNGKeyArray) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import Array
 
-from emanet_jax.types import Task
+from emanet_jax.types import Model, Task
 
 Dependencies = list[tuple[int, ...]]  # of every leaf of the parameters, the tasks that need it
 
@@ -35,7 +35,7 @@ def task_dependencies(outputs: Callable[[Any], Sequence[Any]], params: Any) -> D
     return [tuple(i for i, uses in enumerate(leaf) if uses) for leaf in zip(*needed, strict=True)]
 
 
-def share_parameters(model: Any, tasks: Sequence[Task], image_size: Sequence[int]) -> bool:
+def share_parameters(model: Model, tasks: Sequence[Task], image_size: Sequence[int]) -> bool:
     """Whether more than one task's predictions depend on some parameter; runs nothing."""
 
     def outputs(params: Any, batch_stats: Any, images: Array) -> list[Any]:

@@ -32,8 +32,8 @@ def minimum_on_simplex(gram: Array, linear: Array, scale: Array, steps: int = 10
     Tasks whose gradient is not `present` get 0.
 
     Every step moves weight between the pair that gains most by it, to the exact minimum on that
-    line: u, half the slope of the square q(t) = w.gram.w + 2 b t + a t^2 under the root, solves
-    u / sqrt(u^2 / a + d) = r there, with d the least of q and r = -slope of linear / scale.
+    line. With q(t) = w.gram.w + 2 b t + a t^2 the square under the root, d its least value and
+    r = -(linear's derivative) / scale, u = q'(t) / 2 solves u / sqrt(u^2 / a + d) = r there.
 
     Args:
         gram: (K, K), positive semidefinite.
@@ -47,16 +47,16 @@ def minimum_on_simplex(gram: Array, linear: Array, scale: Array, steps: int = 10
     usable = present(gram)
 
     def step(_: int, w: Array) -> Array:
-        slopes = gram @ w
-        square = jnp.maximum(w @ slopes, _TINY)
-        gains = linear + scale * slopes / jnp.sqrt(square)
+        gradient = gram @ w
+        square = jnp.maximum(w @ gradient, _TINY)
+        gains = linear + scale * gradient / jnp.sqrt(square)
         best = jnp.argmin(jnp.where(usable, gains, jnp.inf))
         worst = jnp.argmax(jnp.where(w > 0, gains, -jnp.inf))
         line = jax.nn.one_hot(best, count, dtype=w.dtype) - jax.nn.one_hot(
             worst, count, dtype=w.dtype
         )
         a = jnp.maximum(line @ gram @ line, 1e-12)
-        b, r = line @ slopes, -(line @ linear) / scale
+        b, r = line @ gradient, -(line @ linear) / scale
         d, room = jnp.maximum(square - b**2 / a, 0), 1 - r**2 / a
         u = jnp.sign(r) * jnp.sqrt(r**2 * d / jnp.maximum(room, 1e-12))
         far = jnp.where(room > 0, (u - b) / a, jnp.where(r > 0, jnp.inf, 0))
@@ -90,9 +90,9 @@ def fair(gram: Array, power: float, steps: int = 25) -> Array:
         return jnp.where((x > 0).all(), x @ matrix @ x / 2 - (c * phi).sum(), jnp.inf)
 
     def step(_: int, x: Array) -> Array:
-        slope = matrix @ x - c * x**-power
+        gradient = matrix @ x - c * x**-power
         curvature = matrix + jnp.diag(power * c * x ** (-power - 1))
-        candidates = x - lengths[:, None] * jnp.linalg.solve(curvature, slope)
+        candidates = x - lengths[:, None] * jnp.linalg.solve(curvature, gradient)
         values = jax.vmap(value)(candidates)
         best = jnp.nanargmin(values)
         return jnp.where(values[best] <= value(x), candidates[best], x)

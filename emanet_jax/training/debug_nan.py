@@ -182,8 +182,8 @@ def debug(directory: epath.PathLike) -> NanReport:
     )
 
     def look(state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Any]:
-        found = grads_fn(losses_fn, method, state, batch, steps.step_key(state))
-        return steps.loss_scalars(found, tasks), found.grads[0]
+        result = grads_fn(losses_fn, method, state, batch, steps.step_key(state))
+        return steps.loss_scalars(result, tasks), result.grads[0]
 
     state = jax.device_put(state, sharding.replicated(mesh))
     arrays = sharding.to_devices(batch, mesh)
@@ -237,8 +237,8 @@ def not_finite_modules(
 
         return jax.lax.map(of_one, microbatches(batch, steps.step_key(state))).all(axis=0)
 
-    found = np.asarray(jit(finite)(state, batch))
-    return [path for path, fine in zip(paths, found, strict=True) if not fine]
+    are_finite = np.asarray(jit(finite)(state, batch))
+    return [path for path, fine in zip(paths, are_finite, strict=True) if not fine]
 
 
 def not_finite_arrays(tree: Any) -> list[str]:

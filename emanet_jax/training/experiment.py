@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from etils import epath
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from emanet_jax import balancing, models
@@ -23,7 +22,7 @@ from emanet_jax.models.remat import rematerialised
 from emanet_jax.tasks import metrics, tasks_for
 from emanet_jax.training import optim, sharding, steps, workdir
 from emanet_jax.training.checkpoint import Checkpoints, Score
-from emanet_jax.types import MetricSums, Task, TrainState
+from emanet_jax.types import MetricSums, Model, Task, TrainState
 
 HOST_METRICS = ("always", "last", "never")  # at which evaluations the tasks' host metrics are made
 
@@ -36,7 +35,7 @@ class Experiment(NamedTuple):
 
     tasks: tuple[Task, ...]
     mesh: Mesh
-    model: nn.Module
+    model: Model
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     score: Score
@@ -156,7 +155,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
-def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], nn.Module]:
+def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], Model]:
     """The tasks, and the network that predicts them of images as they are stored.
 
     Raises:

@@ -3,6 +3,7 @@
 step = jax.jit(functools.partial(train_step, model=..., tasks=..., ...), donate_argnums=0)
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,13 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from emanet_jax.balancing import Balancing
 from emanet_jax.balancing.grads import Grads, GradsFn, TaskLosses
 from emanet_jax.tasks.losses import multi_task_loss
-from emanet_jax.types import Batch, MetricSums, Predictions, Task, TrainState
+from emanet_jax.types import Batch, MetricSums, Model, Task, TrainState
 
 # Mean and standard deviation of RGB in [0, 1]; "unit" feeds images as they are (released CNN code).
 IMAGE_STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -25,24 +25,25 @@ IMAGE_STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
-class NormalisedImages(nn.Module):
-    """A network that takes images as they are stored; its variables are the network's own.
+@dataclasses.dataclass(frozen=True)
+class NormalisedImages:
+    """A network that takes images as they are stored: (b, h, w, 3), uint8 or in [0, 1].
 
     Attributes:
         network: takes images that are normalised.
         statistics: a key of `IMAGE_STATISTICS`.
     """
 
-    network: nn.Module
+    network: Model
     statistics: str
 
-    def setup(self) -> None:
-        """Gives the network's parameters the names that they have without this module."""
-        nn.share_scope(self, self.network)
+    def init(self, rngs: Any, images: Array, **kwargs: Any) -> Any:
+        """The network's variables."""
+        return self.network.init(rngs, normalise(images, self.statistics), **kwargs)
 
-    def __call__(self, images: Array, train: bool = False) -> Predictions:
-        """Images (b, h, w, 3), uint8 or in [0, 1], to predictions."""
-        return self.network(normalise(images, self.statistics), train)
+    def apply(self, variables: Any, images: Array, **kwargs: Any) -> Any:
+        """The network's predictions."""
+        return self.network.apply(variables, normalise(images, self.statistics), **kwargs)
 
 
 def normalise(images: Array, statistics: str) -> Array:
@@ -53,7 +54,7 @@ def normalise(images: Array, statistics: str) -> Array:
 
 
 def create_state(
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     balancing: Balancing,
     image_size: tuple[int, int],
@@ -98,7 +99,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: nn.Module,
+    model: Model,
     tasks: Sequence[Task],
     balancing: Balancing,
     optimizer: optax.GradientTransformation,
@@ -126,25 +127,25 @@ def train_step(
     losses_fn = functools.partial(
         task_losses, model=model, tasks=tasks, weights=balancing.task_weights
     )
-    found = grads_fn(losses_fn, balancing, state, batch, step_key(state))
+    result = grads_fn(losses_fn, balancing, state, batch, step_key(state))
 
-    params = (state.params, state.balancing["params"])
-    updates, opt_state = optimizer.update(found.grads, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
+    old = (state.params, state.balancing["params"])
+    updates, opt_state = optimizer.update(result.grads, state.opt_state, old)
+    params, balancing_params = optax.apply_updates(old, updates)
     balancing_state = balancing.post_step(
-        jnp.stack(found.losses.weighted), lambda: found.losses_at(params[0]), found.balancing_state
+        jnp.stack(result.losses.weighted), lambda: result.losses_at(params), result.balancing_state
     )
+    scalars = loss_scalars(result, tasks)
+    scalars["grad_norm"] = optax.tree.norm(result.grads)
+    scalars["param_norm"] = optax.tree.norm((params, balancing_params))
+    statistics_norm = optax.tree.norm((result.batch_stats, balancing_state))
+    good = jnp.isfinite(jnp.stack([*scalars.values(), statistics_norm])).all()
     new = state.replace(
-        params=params[0],
-        batch_stats=found.batch_stats,
-        balancing={"params": params[1], "state": balancing_state},
+        params=params,
+        batch_stats=result.batch_stats,
+        balancing={"params": balancing_params, "state": balancing_state},
         opt_state=opt_state,
     )
-    scalars = loss_scalars(found, tasks)
-    scalars["grad_norm"] = optax.tree.norm(found.grads)
-    scalars["param_norm"] = optax.tree.norm(params)
-    rest = optax.tree.norm((found.batch_stats, balancing_state))
-    good = jnp.isfinite(jnp.stack([*scalars.values(), rest])).all()
     state = jax.tree.map(functools.partial(jnp.where, good), new, state).replace(
         step=state.step + 1,
         bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
@@ -161,7 +162,7 @@ def task_losses(
     batch: Batch,
     rng: PRNGKeyArray,
     *,
-    model: nn.Module,
+    model: Model,
     tasks: Sequence[Task],
     weights: Mapping[str, float],
 ) -> tuple[TaskLosses, Any]:
@@ -179,16 +180,16 @@ def task_losses(
     return losses, updates["batch_stats"]
 
 
-def loss_scalars(found: Grads, tasks: Sequence[Task]) -> dict[str, Float[Array, ""]]:
+def loss_scalars(result: Grads, tasks: Sequence[Task]) -> dict[str, Float[Array, ""]]:
     """The scalars of `train_step` that are known before the update, but for the norm."""
-    scalars = {"loss": found.loss}
+    scalars = {"loss": result.loss}
     for i, task in enumerate(tasks):
-        scalars[f"loss_{task.name}"] = found.losses.final[i]
-        scalars[f"loss_{task.name}_auxiliary"] = found.losses.auxiliary[i]
-        scalars[f"weight_{task.name}"] = found.weights[i]
+        scalars[f"loss_{task.name}"] = result.losses.final[i]
+        scalars[f"loss_{task.name}_auxiliary"] = result.losses.auxiliary[i]
+        scalars[f"weight_{task.name}"] = result.weights[i]
         for j, other in enumerate(tasks[:i]):
-            if found.cosines is not None:
-                scalars[f"cosine_{other.name}_{task.name}"] = found.cosines[j, i]
+            if result.cosines is not None:
+                scalars[f"cosine_{other.name}_{task.name}"] = result.cosines[j, i]
     return scalars
 
 
@@ -196,7 +197,7 @@ def predict(
     variables: Mapping[str, Any],
     image: Array,
     *,
-    model: nn.Module,
+    model: Model,
     tasks: Sequence[Task],
 ) -> dict[str, Array]:
     """The activated predictions {task: (b, h, w, k)}: class ids, metres, unit vectors.
@@ -207,7 +208,7 @@ def predict(
         model: the network.
         tasks: that it predicts.
     """
-    predictions: Any = model.apply(variables, image, train=False)
+    predictions = model.apply(variables, image, train=False)
     return {task.name: task.activation(predictions.final[task.name]) for task in tasks}
 
 
@@ -215,7 +216,7 @@ def eval_step(
     state: TrainState,
     batch: Mapping[str, Any],
     *,
-    model: nn.Module,
+    model: Model,
     tasks: Sequence[Task],
 ) -> tuple[dict[str, MetricSums], dict[str, Array]]:
     """Metric sums {task: MetricSums}, padding images (mask False) left out, and the predictions."""

@@ -1,5 +1,8 @@
 """Methods on losses, against each one's formula worked out by hand, and its invariances."""
 
+import re
+import runpy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from emanet_jax import balancing
 from emanet_jax.errors import UserError
+from tests.conftest import ROOT
 
 WEIGHTS = {"semseg": 1.0, "depth": 2.0, "normals": 3.0}
 KEY = jax.random.key(3)
@@ -192,3 +196,25 @@ def test_unknown_methods_and_settings_are_said():
 @pytest.mark.parametrize("name", balancing.METHODS)
 def test_every_setting_has_a_range_that_its_default_is_in(name):
     balancing.make_balancing(name, WEIGHTS, 2, balancing.METHODS[name].settings())
+
+
+@pytest.fixture
+def own_method(tmp_path):
+    """The config file on the page about balancing, run as --config runs it; the method's name."""
+    page = (ROOT / "docs" / "balancing.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "power.py"
+    path.write_text(code)
+    for _ in range(2):  # as flags may run it again
+        config = runpy.run_path(str(path))["get_config"]("model=hps")
+    yield config.balancing
+    del balancing.METHODS[config.balancing]
+
+
+def test_a_config_file_registers_a_method(own_method):
+    method, state = make(own_method, power=3)
+    np.testing.assert_allclose(weights(method, LOSSES, state), 3 * LOSSES**2, rtol=1e-6)
+    with pytest.raises(UserError, match=r"settings\.power is 0; it must be positive and finite\."):
+        make(own_method, power=0)
+    with pytest.raises(UserError, match=r"the name 'fixed' is taken by Fixed"):
+        balancing.register("fixed", balancing.METHODS[own_method])

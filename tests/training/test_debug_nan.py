@@ -75,16 +75,16 @@ def test_the_kept_step_is_the_last_one(config, stopped):
 
 
 def test_the_losses_are_repeated(stopped):
-    found = debug_nan.debug(stopped[0])
+    report = debug_nan.debug(stopped[0])
     row = json.loads((stopped[0] / workdir.BAD_STEPS).read_text().splitlines()[-1])
-    assert found.step == row["step"] == 4
-    assert set(found.scalars) <= set(row)
-    for name, value in found.scalars.items():
+    assert report.step == row["step"] == 4
+    assert set(report.scalars) <= set(row)
+    for name, value in report.scalars.items():
         assert value == pytest.approx(float(row[name]), rel=1e-4, nan_ok=True), name
-    bad = found.not_finite
+    bad = report.not_finite
     assert not bad["batch"] and not bad["modules"]  # only the weight is at fault
     assert any(name.startswith("head_depth/") for name in bad["gradients"])
-    assert "modules:   none" in str(found)
+    assert "modules:   none" in str(report)
 
 
 def test_the_first_module_that_is_not_finite_is_named(config, stopped, tmp_path):
@@ -96,12 +96,12 @@ def test_the_first_module_that_is_not_finite_is_named(config, stopped, tmp_path)
     state.params["backbone"]["layer1_0"]["unit2"]["conv"]["kernel"][0, 0, 0, 0] = np.inf
     batch["labels"]["normals"][1, 2, 3] = np.nan
     debug_nan.save(directory, state, 7, batch)
-    found = debug_nan.debug(directory)
-    assert found.step == 7 and found.not_finite["batch"] == ["labels/normals"]
-    modules = found.not_finite["modules"]
+    report = debug_nan.debug(directory)
+    assert report.step == 7 and report.not_finite["batch"] == ["labels/normals"]
+    modules = report.not_finite["modules"]
     assert modules[:2] == ["backbone/layer1_0/unit2/conv", "backbone/layer1_0/unit2/bn"]
     assert modules[-1] == "the network" and "backbone/stem1" not in modules
-    assert "backbone/layer1_0/unit2/conv and" in str(found)
+    assert "backbone/layer1_0/unit2/conv and" in str(report)
 
 
 def test_a_run_without_a_bad_step_is_said(config, tmp_path):
