@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +118,7 @@ class Predictions(NamedTuple):
     auxiliary: tuple[dict[str, jax.Array], ...] = ()
 
 
+@runtime_checkable
 class Model(Protocol):
     """A network, such as any `flax.linen.Module` of images and `train` to `Predictions`."""
 

@@ -12,7 +12,7 @@ micro-batches first.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ class Grads(NamedTuple):
     cosines: Float[Array, "k k"] | None = None
 
 
+@runtime_checkable
 class GradsFn(Protocol):
     """A way to take the gradients of a batch."""
 

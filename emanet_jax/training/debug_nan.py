@@ -15,7 +15,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from emanet_jax.types import Batch, TrainState
 _LOG = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Data(Protocol):
     """The training data of a run, by the index of a global batch."""
 
