@@ -1,233 +1,267 @@
-"""A furnished room and a camera in it: every choice comes from one random generator."""
+"""What stands where: a furnished room and a camera in it, drawn from one random generator.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+World frame, in metres: x right, y up, z away, the floor at y = 0, the room's middle at x = z = 0.
+Everything is a box turned about the vertical axis, the walls, floor and ceiling too (as slabs 1 m
+thick outside the room), so that the ray caster knows a single shape.
+"""
+
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
 
-from emanet_jax.synthetic import fittings, furniture, storage
-from emanet_jax.synthetic.layout import Boxes, Layout, bounds, moved, turn
-from emanet_jax.synthetic.parts import Item, Part, wood_colour
+from emanet_jax.synthetic.furniture import Box, Piece, draw_colour, draw_piece
+from emanet_jax.tasks.palettes import NYU13
+
+CLASS = {name: index for index, name in enumerate(NYU13)}
+UNLABELLED = 255
+SHELL = 6  # the first boxes of a room: floor, ceiling, four walls
+
+Menu = dict[str, float]  # names of designs and how often they are picked
 
 
 @dataclass(frozen=True)
-class Camera:
-    """Position (3,) and the rows right, down, forward of `axes` (3, 3) in the world."""
+class Boxes:
+    """n boxes in the world; the front face of a box looks along its local +z."""
 
-    position: np.ndarray
-    axes: np.ndarray
+    centres: np.ndarray  # (n, 3) metres
+    halves: np.ndarray  # (n, 3) metres
+    axes: np.ndarray  # (n, 3, 3): the rows are a box's local x, y and z in the world
+    labels: np.ndarray  # (n,) uint8
+    pieces: np.ndarray  # (n,) index of the piece that the box is part of
+    textures: np.ndarray  # (n,) names
+    colours: np.ndarray  # (n, 3) float32
+    accents: np.ndarray  # (n, 3) float32
+    phases: np.ndarray  # (n,) float32 in [0, 1)
 
 
 @dataclass(frozen=True)
 class Room:
-    """A furnished room in the world frame of `layout`: the first SHELL boxes are its shell."""
+    """A furnished room, its lights and the camera in it."""
 
-    extent: np.ndarray
+    extent: np.ndarray  # (3,) width, height, depth
     boxes: Boxes
-    camera: Camera
-    lamp: np.ndarray
-    window: np.ndarray | None
-    warmth: float
+    eye: np.ndarray  # (3,) where the camera is
+    view: np.ndarray  # (3, 3): the rows are the camera's right, down and forward in the world
+    lamp: np.ndarray  # (3,)
+    window: np.ndarray | None  # (3,) where daylight comes from
+    warmth: float  # of the lamp, -1 to 1
     exposure: float
 
 
-SHELL = 6  # floor, ceiling, four walls
-
-Maker = Callable[[Generator], Item]
-Menu = dict[Maker, float]
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Kind:
-    """A kind of room: its share, what it has for certain, what else may stand along its walls."""
+    """A kind of room: what it has for certain, what else may stand along its walls."""
 
     share: float
-    certain: tuple[Maker, ...]
+    certain: tuple[str, ...]
     likely: Menu
-    dining: float = 0.0
+    dining: float = 0.0  # probability of a table with chairs in the middle
 
 
+# fmt: off
 KINDS = (
-    Kind(  # bedroom
-        0.27,
-        (furniture.bed, storage.wardrobe),
-        {
-            furniture.bed: 0.4,
-            storage.wardrobe: 2,
-            storage.cabinet: 3,
-            storage.night_stand: 2,
-            furniture.desk: 1,
-            fittings.clutter: 3,
-            furniture.chair: 1,
-            fittings.floor_lamp: 0.5,
-            storage.bookcase: 0.7,
-        },
-    ),
-    Kind(  # living room
-        0.32,
-        (furniture.sofa, storage.tv_stand, storage.cabinet),
-        {
-            furniture.sofa: 3,
-            storage.bookcase: 1.8,
-            storage.cabinet: 2.5,
-            fittings.floor_lamp: 0.8,
-            fittings.plant: 1.2,
-            fittings.clutter: 2.2,
-            furniture.chair: 1.2,
-        },
-        dining=0.35,
-    ),
-    Kind(  # study
-        0.2,
-        (furniture.desk, storage.bookcase, storage.cabinet),
-        {
-            furniture.desk: 1.7,
-            storage.bookcase: 1.7,
-            storage.cabinet: 2,
-            furniture.chair: 1.5,
-            fittings.clutter: 2.5,
-            fittings.plant: 0.7,
-            furniture.sofa: 0.5,
-        },
-        dining=0.3,
-    ),
-    Kind(  # kitchen
-        0.21,
-        (storage.kitchen, storage.fridge, storage.kitchen),
-        {
-            storage.kitchen: 2,
-            storage.cabinet: 2.5,
-            fittings.clutter: 2,
-            furniture.chair: 0.7,
-        },
-        dining=0.9,
-    ),
+    Kind(0.33, ("bed", "wardrobe"), {  # bedroom
+        "bed": 1, "wardrobe": 2, "cabinet": 3, "night stand": 2, "desk": 1, "clutter": 4,
+        "chair": 1, "floor lamp": 0.5, "bookcase": 0.4}),
+    Kind(0.31, ("sofa", "cabinet"), {  # living room
+        "sofa": 5, "bookcase": 1.2, "cabinet": 2.5, "tv stand": 2.5, "floor lamp": 0.8,
+        "plant": 1.5, "clutter": 3, "chair": 1, "wardrobe": 0.8}, dining=0.45),
+    Kind(0.17, ("desk", "bookcase", "cabinet"), {  # study
+        "desk": 1.7, "bookcase": 1.2, "cabinet": 2, "chair": 1.5, "clutter": 3.5, "plant": 0.8,
+        "sofa": 0.5, "wardrobe": 0.8}, dining=0.3),
+    Kind(0.19, ("kitchen", "fridge", "kitchen"), {  # kitchen
+        "kitchen": 2, "cabinet": 2.5, "clutter": 3, "chair": 0.7}, dining=0.9),
 )
+# fmt: on
 ON_WALLS: Menu = {
-    fittings.painting: 3,
-    fittings.wall_object: 3,
-    fittings.wall_shelf: 1.5,
-    fittings.wall_cupboard: 1,
-    fittings.wall_tv: 0.12,
+    **{"painting": 4, "notice board": 3, "towel": 2.5, "wall shelf": 1.5},
+    **{"wall cupboard": 1.5, "wall tv": 0.25},
 }
+ON_FLOOR: Menu = {"clutter": 4, "chair": 1.5, "coffee table": 3}
 
 
 def draw_room(rng: Generator) -> Room:
     """Draws a furnished room and a camera inside it."""
-    extent = np.array([rng.uniform(2.9, 4.7), rng.uniform(2.4, 2.75), rng.uniform(2.9, 4.9)])
-    kind = _pick(rng, {kind: kind.share for kind in KINDS}, 1)[0]
+    extent = rng.uniform((2.9, 2.4, 2.9), (4.7, 2.7, 4.9))
     layout = Layout(rng, extent)
     _add_shell(layout)
-    layout.against_wall(fittings.door(rng))
-    for make in kind.certain:
-        layout.against_wall(make(rng), tries=12)
+    kind = KINDS[rng.choice(len(KINDS), p=[kind.share for kind in KINDS])]
+    for name in ("door", *kind.certain):
+        layout.against_wall(name, tries=12)
     window = None
     for _ in range(rng.integers(1, 4)):
-        if layout.against_wall(fittings.window(rng)):
-            low, high = np.array(layout.taken[-1])
-            window = 0.45 * (low + high)  # the light stands a little inside the room
+        if layout.against_wall("window"):
+            space = np.array(layout.taken[-1])
+            window = 0.45 * (space[:3] + space[3:])  # the light stands a little inside the room
     if rng.random() < kind.dining:
         _add_dining_group(layout)
-    for make in _pick(rng, kind.likely, rng.integers(9, 16)):
-        layout.against_wall(make(rng))
-    for make in _pick(rng, ON_WALLS, rng.integers(9, 16)):
-        layout.against_wall(make(rng))
-    for make in _pick(
-        rng,
-        {fittings.clutter: 3, furniture.chair: 2.5, furniture.coffee_table: 2.5},
-        rng.integers(3, 8),
-    ):
-        layout.on_floor(make(rng), spread=0.35)
+    for menu in (kind.likely, ON_WALLS):
+        for name in _pick(rng, menu, rng.integers(12, 19)):
+            layout.against_wall(name)
+    for name in _pick(rng, ON_FLOOR, rng.integers(6, 13)):
+        layout.place(draw_piece(rng, name), *layout.spot(0.35), rng.uniform(-np.pi, np.pi))
     if rng.random() < 0.45:
-        layout.add(fittings.rug(rng), layout.spot(0.1) - [0, 0, 0.6], 0.0)
-    return Room(
-        extent,
-        layout.boxes(),
-        _draw_camera(rng, layout),
-        extent * [rng.uniform(-0.15, 0.15), 0.93, rng.uniform(-0.15, 0.15)],
-        window,
-        warmth=rng.uniform(-1, 1),
-        exposure=rng.uniform(0.85, 1.12),
-    )
+        layout.place(draw_piece(rng, "rug"), *layout.spot(0.1), 0.0, force=True)
+    eye, view = _draw_camera(layout)
+    lamp = extent * [rng.uniform(-0.15, 0.15), 0.93, rng.uniform(-0.15, 0.15)]
+    light = rng.uniform(-1, 1), rng.uniform(0.85, 1.12)
+    return Room(extent, layout.boxes(), eye, view, lamp, window, *light)
 
 
-def _pick(rng: Generator, menu: dict, count: int) -> list:
+def _pick(rng: Generator, menu: Menu, count: int | np.integer) -> list[str]:
+    """Draws names with replacement, each as often as its weight says."""
     weights = np.array(list(menu.values()))
-    return [
-        list(menu)[k] for k in rng.choice(len(menu), size=int(count), p=weights / weights.sum())
-    ]
+    return rng.choice(list(menu), int(count), p=weights / weights.sum()).tolist()
+
+
+def _turn(yaw: np.ndarray | float) -> np.ndarray:
+    """(..., 3, 3): the rows are the x, y and z axes, in the world, of a frame turned about y."""
+    c, s, zero, one = np.cos(yaw), np.sin(yaw), np.zeros_like(yaw), np.ones_like(yaw)
+    rows = np.array([[c, zero, -s], [zero, one, zero], [s, zero, c]])
+    return np.moveaxis(rows, (0, 1), (-2, -1))
+
+
+@dataclass
+class Layout:
+    """The pieces placed so far and the spaces that they take."""
+
+    rng: Generator
+    extent: np.ndarray
+    pieces: list[tuple[list[Box], tuple[float, float], float]] = field(default_factory=list)
+    taken: list[tuple[float, ...]] = field(default_factory=list)  # lower, then upper corner
+
+    def spot(self, spread: float) -> tuple[float, float]:
+        """A random place (x, z) within `spread` of the room's extent around its middle."""
+        x, _, z = self.rng.uniform(-spread, spread, 3) * self.extent
+        return x, z
+
+    def place(self, piece: Piece, x: float, z: float, yaw: float, force: bool = False) -> bool:
+        """Adds a piece with the middle of its footprint at (x, z) if its space is free.
+
+        Args:
+            piece: The piece.
+            x: Metres.
+            z: Metres.
+            yaw: Radians about the vertical axis.
+            force: Add it in any case, as chairs that stand half under a table.
+        """
+        c, s, (w, top, d) = math.cos(yaw), math.sin(yaw), piece.high
+        reach_x, reach_z = (abs(c) * w + abs(s) * d) / 2, (abs(s) * w + abs(c) * d) / 2
+        space = (x - reach_x, piece.bottom, z - reach_z, x + reach_x, top, z + reach_z)
+        width, height, depth = self.extent.tolist()
+        outside = max(abs(x) + reach_x - width / 2, abs(z) + reach_z - depth / 2, top - height)
+        if not force and (outside > 1e-6 or any(_meet(space, other) for other in self.taken)):
+            return False
+        self.taken.append(space)
+        origin = (x - (c * w + s * d) / 2, z - (c * d - s * w) / 2)
+        self.pieces.append((piece.boxes, origin, yaw))
+        return True
+
+    def against_wall(self, name: str, tries: int = 6) -> bool:
+        """Tries random places along random walls."""
+        piece = draw_piece(self.rng, name)
+        for wall, where in zip(
+            self.rng.integers(4, size=tries), self.rng.random(tries), strict=True
+        ):
+            # Wall 0 is the one at the smallest z; its piece looks along +z.
+            length, across = self.extent[[0, 2]] if wall % 2 == 0 else self.extent[[2, 0]]
+            along, inward = (where - 0.5) * (length - piece.high[0]), (piece.high[2] - across) / 2
+            c, s = round(math.cos(wall * math.pi / 2)), round(math.sin(wall * math.pi / 2))
+            x, z = c * along + s * inward, c * inward - s * along
+            if length > piece.high[0] and self.place(piece, x, z, wall * math.pi / 2):
+                return True
+        return False
+
+    def boxes(self) -> Boxes:
+        """All boxes of all pieces in the world."""
+        boxes = [box for piece, _, _ in self.pieces for box in piece]
+        index = np.repeat(np.arange(len(self.pieces)), [len(piece) for piece, _, _ in self.pieces])
+        origins = np.array([(x, 0, z) for _, (x, z), _ in self.pieces])[index]
+        axes = _turn(np.array([yaw for _, _, yaw in self.pieces]))[index]
+        low, high = (np.array([box[k] for box in boxes]) for k in (1, 2))
+        labels = np.array([CLASS[box.label] for box in boxes], np.uint8)
+        # People leave some of the clutter unlabelled.
+        forgotten = (labels == CLASS["objects"]) & (self.rng.random(len(boxes)) < 0.3)
+        return Boxes(
+            centres=origins + np.einsum("ni,nij->nj", (low + high) / 2, axes),
+            halves=(high - low) / 2,
+            axes=axes,
+            labels=np.where(forgotten, UNLABELLED, labels).astype(np.uint8),
+            pieces=index,
+            textures=np.array([box.texture for box in boxes]),
+            colours=np.array([box.colour for box in boxes], np.float32),
+            accents=np.array([box.accent for box in boxes], np.float32),
+            phases=self.rng.random(len(boxes), np.float32),
+        )
+
+
+def _meet(first: tuple[float, ...], second: tuple[float, ...], margin: float = 0.03) -> bool:
+    a, b, c, d, e, f = first
+    p, q, r, s, t, u = second
+    x = a - margin < s and p - margin < d
+    return x and c - margin < u and r - margin < f and b - margin < t and q - margin < e
 
 
 def _add_shell(layout: Layout) -> None:
     """Floor, ceiling and walls as slabs 1 m thick."""
-    rng, (w, h, d) = layout.rng, layout.extent
-    kind = str(rng.choice(["planks", "tiles", "carpet"], p=[0.45, 0.2, 0.35]))
-    floor = {
-        "planks": wood_colour(rng),
-        "tiles": rng.uniform(0.55, 0.85) * np.array([1, 0.97, 0.92]),
-        "carpet": rng.uniform(0.35, 0.68) * np.array([1, 0.93, 0.82]),
-    }[kind]
-    paint = rng.uniform(0.68, 0.9) * (1 - rng.uniform(0, 0.3) * rng.dirichlet((1, 1, 1)))
-    accent = rng.uniform(0.45, 0.8) * (1 - rng.uniform(0.1, 0.5) * rng.dirichlet((1, 1, 1)))
-    dark, white = 0.45 * np.array(floor), (0.93, 0.93, 0.91)
-    origin = np.zeros(3)
-    layout.add([Part("floor", (-w, -1, -d), (w, 0, d), floor, kind, dark)], origin, 0.0)
-    layout.add([Part("ceiling", (-w, h, -d), (w, h + 1, d), white)], origin, 0.0)
-    accent_wall = rng.integers(10)
-    for k, wall in enumerate(layout.walls):
-        reach = wall.length / 2 + 1
-        colour = accent if k == accent_wall else paint
-        slab = Part("wall", (-reach, -1, -1), (reach, h + 1, 0), colour, "wall")
-        layout.add([slab], wall.middle, wall.yaw)
+    rng, (w, h, d) = layout.rng, layout.extent.tolist()
+    kind, palette = (("planks", "wood"), ("tiles", "tiles"), ("carpet", "carpet"))[
+        rng.choice(3, p=[0.45, 0.2, 0.35])
+    ]
+    r, g, b = floor = draw_colour(rng, palette)
+    white, dark = draw_colour(rng, "white"), (0.45 * r, 0.45 * g, 0.45 * b)
+    paint, accent = draw_colour(rng, "wall"), draw_colour(rng, "accent wall")
+    slabs = [
+        Box("floor", (-w, -1, -d), (w, 0, d), floor, kind, dark),
+        Box("ceiling", (-w, h, -d), (w, h + 1, d), white),
+    ]
+    layout.pieces += [([slab], (0, 0), 0.0) for slab in slabs]
+    accented = rng.integers(10)
+    for wall in range(4):
+        length, across = (w, d) if wall % 2 == 0 else (d, w)
+        low, high = (-length / 2 - 1, -1, -across / 2 - 1), (length / 2 + 1, h + 1, -across / 2)
+        slab = Box("wall", low, high, accent if wall == accented else paint, "wall", white)
+        layout.pieces.append(([slab], (0, 0), wall * math.pi / 2))
 
 
 def _add_dining_group(layout: Layout) -> None:
     """A table near the middle of the room with chairs around it."""
-    rng, table = layout.rng, furniture.dining_table(layout.rng)
-    yaw = rng.choice([0.0, np.pi / 2]) + rng.uniform(-0.06, 0.06)
-    place = layout.spot(0.2)
-    if not layout.place(table, place, yaw):
+    rng, table = layout.rng, draw_piece(layout.rng, "dining table")
+    yaw, (x, z) = rng.choice([0.0, np.pi / 2]) + rng.uniform(-0.06, 0.06), layout.spot(0.2)
+    if not layout.place(table, x, z, yaw):
         return
-    _, (half_width, _, depth) = bounds(table)
-    centre = place + turn(yaw)[:, 2] * depth / 2
     for side in range(4):
         if rng.random() < 0.75:
-            out = turn(yaw + side * np.pi / 2)[:, 2]
-            reach = (half_width if side % 2 else depth / 2) + rng.uniform(-0.12, 0.3)
-            chair, spot = furniture.chair(rng), centre + out * (reach + 0.42)
-            # A chair's front is its local +z: it is turned to face the table.
-            facing = yaw + side * np.pi / 2 + np.pi + rng.normal(0, 0.15)
-            layout.taken.append(moved(bounds(chair), spot, facing))
-            layout.add(chair, spot, facing)
+            out = yaw + side * np.pi / 2
+            reach = table.high[0 if side % 2 else 2] / 2 + rng.uniform(0.05, 0.45)
+            chair = draw_piece(rng, "chair")
+            place = x + reach * math.sin(out), z + reach * math.cos(out)
+            layout.place(chair, *place, out + rng.normal(np.pi, 0.15), force=True)
 
 
-def _draw_camera(rng: Generator, layout: Layout, tries: int = 10) -> Camera:
-    """A view at the height of a hand or a head with much to look at and nothing in the way."""
-    w, _, d = layout.extent
-    lows, highs = np.moveaxis(np.array(layout.taken), 1, 0)
-    centres = (lows + highs) / 2
-    best, best_score = (np.zeros(3), 0.0), -np.inf
-    for _ in range(tries):
-        x, z = rng.uniform(-0.45, 0.45, 2) * (w, d)
-        eye = np.array([x, rng.uniform(1.1, 1.6), z])
-        target = 0.9 * centres[rng.integers(len(centres))]
-        heading = np.arctan2(target[0] - x, target[2] - z) + rng.normal(0, 0.15)
-        towards = centres - eye
-        ahead = towards @ [np.sin(heading), 0, np.cos(heading)]
-        seen = (ahead > 1.0) & (ahead > 0.8 * np.hypot(towards[:, 0], towards[:, 2]))
-        gaps = np.maximum(np.maximum(lows - eye, eye - highs), 0)
-        nearest = np.sqrt((gaps**2).sum(1).min())
-        score = seen.sum() + rng.uniform(0, 1.5) - 20 * (nearest < 0.35) - 2 * (nearest < 0.6)
-        if score > best_score:
-            best, best_score = (eye, heading), score
-    eye, heading = best
-    return Camera(eye, _view(heading, rng.uniform(0.03, 0.5), rng.normal(0, 0.025)))
+def _draw_camera(layout: Layout, tries: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """A view at the height of a hand or a head with much to look at and nothing in the way.
 
-
-def _view(heading: float, pitch: float, roll: float) -> np.ndarray:
-    """Rows right, down, forward for a heading about the vertical and a pitch below the horizon."""
-    (ch, sh), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (heading, pitch, roll))
-    forward = np.array([sh * cp, -sp, ch * cp])
-    right, down = np.array([ch, 0, -sh]), np.array([-sh * sp, -cp, -ch * sp])
-    return np.stack([cr * right + sr * down, cr * down - sr * right, forward])
+    Returns:
+        The place (3,) and the rows right, down, forward (3, 3) in the world.
+    """
+    rng, (w, _, d) = layout.rng, layout.extent
+    lows, highs = np.moveaxis(np.array(layout.taken).reshape(-1, 2, 3), 1, 0)
+    middles = (lows + highs) / 2
+    eyes = rng.uniform((-0.45 * w, 1.1, -0.45 * d), (0.45 * w, 1.6, 0.45 * d), (tries, 3))
+    targets = 0.9 * middles[rng.integers(len(middles), size=tries)] - eyes
+    headings = np.arctan2(targets[:, 0], targets[:, 2]) + rng.normal(0, 0.15, tries)
+    across, _, ahead = np.einsum("tik,tmk->itm", _turn(headings), middles - eyes[:, None])
+    seen = (ahead > 1.0) & (ahead > 1.6 * np.abs(across))
+    gaps = np.maximum(np.maximum(lows - eyes[:, None], eyes[:, None] - highs), 0)
+    nearest = np.linalg.norm(gaps, axis=-1).min(1)
+    score = seen.sum(1) + rng.uniform(0, 1.5, tries) - 20 * (nearest < 0.35) - 3 * (nearest < 0.8)
+    best = np.argmax(score)
+    (cp, sp), (cr, sr) = (
+        (np.cos(a), np.sin(a)) for a in (rng.uniform(0.05, 0.5), rng.normal(0, 0.025))
+    )
+    right, up, ahead = _turn(headings[best])
+    down, forward = -cp * up - sp * ahead, cp * ahead - sp * up
+    return eyes[best], np.stack([cr * right + sr * down, cr * down - sr * right, forward])
