@@ -15,7 +15,7 @@ from emanet_jax.tasks import tasks_for
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SynthroomsConfig(tfds.core.BuilderConfig):
-    """What makes two sets of rooms different."""
+    """Settings that tell two sets of rooms apart."""
 
     image_size: tuple[int, int]
     train: int
@@ -26,7 +26,7 @@ class SynthroomsConfig(tfds.core.BuilderConfig):
 class Synthrooms(tfds.core.GeneratorBasedBuilder):
     """Rooms 0, 1, ... of a seed for training, rooms 1,000,000, ... for evaluation."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     name = "synthrooms"
     url_infos = None  # nothing is downloaded; TFDS 4.9.10 needs an undeclared package to see that
 

@@ -167,7 +167,7 @@ def _bookcase(shelves: int) -> list[Part | Things]:
 
 
 # fmt: off
-# Every piece has one or more designs, which are equally frequent.
+# Every piece has one or more designs, all equally frequent.
 DESIGNS: dict[str, list[Design]] = {
     "bed": [Design(0.15, 0.15, 0.05, _bed(1.6, 2)), Design(0.15, 0.15, 0.05, _bed(1.05, 1))],
     "sofa": [Design(0.1, 0.1, 0.1, _sofa(2.1, 3)), Design(0.1, 0.1, 0.1, _sofa(1.65, 2))],

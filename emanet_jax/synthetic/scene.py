@@ -141,11 +141,11 @@ class Layout:
         """Adds a piece with the middle of its footprint at (x, z) if its space is free.
 
         Args:
-            piece: The piece.
-            x: Metres.
-            z: Metres.
+            piece: The boxes.
+            x: Metres to the right of the room's middle.
+            z: Metres behind the room's middle.
             yaw: Radians about the vertical axis.
-            force: Add it in any case, as chairs that stand half under a table.
+            force: Add it in any case, as a chair that stands half under a table.
         """
         c, s, (w, top, d) = math.cos(yaw), math.sin(yaw), piece.high
         reach_x, reach_z = (abs(c) * w + abs(s) * d) / 2, (abs(s) * w + abs(c) * d) / 2
@@ -162,10 +162,9 @@ class Layout:
     def against_wall(self, name: str, tries: int = 6) -> bool:
         """Tries random places along random walls."""
         piece = draw_piece(self.rng, name)
-        for wall, where in zip(
-            self.rng.integers(4, size=tries), self.rng.random(tries), strict=True
-        ):
-            # Wall 0 is the one at the smallest z; its piece looks along +z.
+        walls, places = self.rng.integers(4, size=tries), self.rng.random(tries)
+        for wall, where in zip(walls, places, strict=True):
+            # Wall 0 is the one at the smallest z; its pieces look along +z.
             length, across = self.extent[[0, 2]] if wall % 2 == 0 else self.extent[[2, 0]]
             along, inward = (where - 0.5) * (length - piece.high[0]), (piece.high[2] - across) / 2
             c, s = round(math.cos(wall * math.pi / 2)), round(math.sin(wall * math.pi / 2))
@@ -207,10 +206,8 @@ def _meet(first: tuple[float, ...], second: tuple[float, ...], margin: float = 0
 def _add_shell(layout: Layout) -> None:
     """Floor, ceiling and walls as slabs 1 m thick."""
     rng, (w, h, d) = layout.rng, layout.extent.tolist()
-    kind, palette = (("planks", "wood"), ("tiles", "tiles"), ("carpet", "carpet"))[
-        rng.choice(3, p=[0.45, 0.2, 0.35])
-    ]
-    r, g, b = floor = draw_colour(rng, palette)
+    kind = str(rng.choice(["planks", "tiles", "carpet"], p=[0.45, 0.2, 0.35]))
+    r, g, b = floor = draw_colour(rng, "wood" if kind == "planks" else kind)
     white, dark = draw_colour(rng, "white"), (0.45 * r, 0.45 * g, 0.45 * b)
     paint, accent = draw_colour(rng, "wall"), draw_colour(rng, "accent wall")
     slabs = [
@@ -259,9 +256,9 @@ def _draw_camera(layout: Layout, tries: int = 20) -> tuple[np.ndarray, np.ndarra
     nearest = np.linalg.norm(gaps, axis=-1).min(1)
     score = seen.sum(1) + rng.uniform(0, 1.5, tries) - 20 * (nearest < 0.35) - 3 * (nearest < 0.8)
     best = np.argmax(score)
-    (cp, sp), (cr, sr) = (
-        (np.cos(a), np.sin(a)) for a in (rng.uniform(0.05, 0.5), rng.normal(0, 0.025))
-    )
+    pitch, roll = rng.uniform(0.05, 0.5), rng.normal(0, 0.025)  # below the horizon; to the right
     right, up, ahead = _turn(headings[best])
-    down, forward = -cp * up - sp * ahead, cp * ahead - sp * up
-    return eyes[best], np.stack([cr * right + sr * down, cr * down - sr * right, forward])
+    down = -np.cos(pitch) * up - np.sin(pitch) * ahead
+    forward = np.cos(pitch) * ahead - np.sin(pitch) * up
+    c, s = np.cos(roll), np.sin(roll)
+    return eyes[best], np.stack([c * right + s * down, c * down - s * right, forward])

@@ -24,7 +24,7 @@ _DELTA = "--config.checkpoint.best_metric=delta_m"
 _REFERENCE = train(_DELTA, "--config.checkpoint.reference=run/results.json")
 _CONFIG, _METRICS = "run/config.json", "run/metrics.jsonl"
 _STEP = "run/checkpoints/0"
-_RECORDS = "data/synthrooms/32x64_8_4_seed0/1.0.0"
+_RECORDS = "data/synthrooms/32x64_8_4_seed0/2.0.0"
 _SHARD = f"{_RECORDS}/synthrooms-val.array_record-00000-of-00001"
 
 
