@@ -48,7 +48,7 @@ def test_nothing_is_wrong_with_good_rooms(rooms):
 
 
 def shuffled(field):
-    return lambda i, room: {field: render_room(0, 50 + i, SIZE)[field]}
+    return lambda i, room: {field: render_room(0, 90 + i, SIZE)[field]}
 
 
 FAULTS = {
