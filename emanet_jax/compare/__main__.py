@@ -5,8 +5,8 @@
 
 A folder of --workdirs may be a run or hold runs. Runs that differ in their seeds alone make one
 row, with mean and standard deviation. delta_m is taken against the network stl, or --reference.
-The folder of --output gets report.html (nothing else is needed to read it), report.md, rows.tex
-and report.json.
+The folder of --output gets report.html (nothing else is needed to read it), report.md, report.tex
+(tables for the package booktabs) and report.json.
 """
 
 from absl import flags

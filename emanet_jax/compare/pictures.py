@@ -1,43 +1,98 @@
-"""The same images with their labels and every group's predictions, in the tasks' own colours."""
+"""Pictures of the report as data URIs: curves of training, and the same images' predictions."""
 
+import base64
 import io
 import logging
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from emanet_jax import inference
 from emanet_jax.compare.runs import Group
+from emanet_jax.compare.tables import title_of
 from emanet_jax.data import pipeline
 from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
 
+# Told apart with any kind of colour vision, and readable on white and on black.
+_COLOURS = ("#3b82d0", "#e0803a", "#2fa37c", "#c85fa8", "#8a6fd1", "#c2a01e", "#d2504b", "#4bb4c8")
+_GREY = "#808080"
+_POINTS = 200  # of a curve; more would only make the page heavier
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text that the reader's browser sets
+    "svg.hashsalt": "emanet_jax",  # the same runs give the same bytes
+    "font.family": "sans-serif",
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _GREY),
+    "axes.edgecolor": _GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 _SMALL = 256 * 256  # pixels of a picture up to which it is kept without loss: it will be enlarged
 
 
-class Shown(NamedTuple):
-    """One task of one image.
+Example = tuple[str, dict[str, list[str]]]  # an image; {task: its label and the predictions}
 
-    Attributes:
-        task: its name.
-        tiles: pictures (h, w, 3) uint8: the label, then a prediction a group.
-        exact: whether colours are classes, which blurring would mix.
+
+def colour(index: int) -> str:
+    """The colour of the curves of the group at this place."""
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def charts(groups: Sequence[Group], tasks: Sequence[Task]) -> dict[str, str]:
+    """{title: chart} of each task's training loss and its primary metric at the evaluations.
+
+    Lines are means over the seeds, bands reach from the least to the most. A chart without a single
+    point is left out.
     """
+    found = {}
+    for task in tasks:
+        for name, title in {
+            f"train/loss_{task.name}": "training loss",
+            f"eval/{task.name}/{task.primary}": f"{title_of(task.primary)}, evaluation",
+        }.items():
+            curves = [curve(group, name) for group in groups]
+            if any(map(len, curves)):
+                found[f"{task.name}: {title}"] = _draw(curves)
+    return found
 
-    task: str
-    tiles: tuple[np.ndarray, ...]
-    exact: bool
+
+def curve(group: Group, name: str) -> pd.DataFrame:
+    """A scalar at up to `_POINTS` of the steps that all seeds have: a step a row, a seed a column.
+
+    The points are evenly spread, and the last is among them.
+    """
+    seeds = [
+        pd.Series({row["step"]: row[name] for row in run.scalars if name in row}, dtype=float)
+        for run in group.runs
+    ]
+    values = pd.concat(seeds, axis=1, join="inner").sort_index()
+    values = values.where(np.isfinite(values)).dropna()
+    return values[::-1][:: max(1, -(-len(values) // _POINTS))][::-1]
 
 
-class Example(NamedTuple):
-    """One image of the evaluation split, (h, w, 3) uint8, and what is shown of each task."""
-
-    image: np.ndarray
-    shown: tuple[Shown, ...]
+def _draw(curves: Sequence[pd.DataFrame]) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for index, seeds in enumerate(curves):
+            marker = "o" if len(seeds) <= 20 else ""
+            axes.plot(seeds.mean(axis=1), marker, ls="-", c=colour(index), lw=1.6, ms=3)
+            low, high = seeds.min(axis=1), seeds.max(axis=1)
+            axes.fill_between(seeds.index, low, high, color=colour(index), alpha=0.15, lw=0)
+        axes.set_xlabel("step")
+        axes.set_xlim(left=0)
+        axes.grid(color=_GREY, alpha=0.25, linewidth=0.6)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    return _uri("svg+xml", content)
 
 
 def examples(
@@ -47,7 +102,7 @@ def examples(
 
     Args:
         groups: whose networks predict, from their latest checkpoints.
-        tasks: what to show.
+        tasks: to show.
         count: of the images.
 
     Returns:
@@ -66,36 +121,31 @@ def examples(
         image_size=tuple(config.data.image_size),
         threads=0,
     )
-    answers = list(_answers(groups, batch["image"]))
-    maps = [batch["labels"], *(predictions for predictions, _ in answers)]
-
-    def shown(task: Task, index: int) -> Shown:
-        tiles = tuple(task.colours(x[task.name][index]) for x in maps)
-        return Shown(task.name, tiles, exact=bool(task.class_names))
-
-    found = [
-        Example(batch["image"][index], tuple(shown(task, index) for task in tasks))
-        for index in range(count)
-    ]
-    return found, [step for _, step in answers]
-
-
-def _answers(
-    groups: Sequence[Group], images: np.ndarray
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Each group's {task: (b, h, w, k)} of the images (b, h, w, 3), and its checkpoint's step."""
+    maps, steps = [batch["labels"]], []
     for group in groups:
         _LOG.info("%s: pictures", group.label)
         trained = inference.load(group.runs[0].directory, "latest")
-        predictions = jax.device_get(inference.predictor(trained)(images))
-        yield predictions, int(trained.checkpoint.name)
+        maps.append(jax.device_get(inference.predictor(trained)(batch["image"])))
+        steps.append(int(trained.checkpoint.name))
+
+    def tiles(task: Task, index: int) -> list[str]:
+        pictures = (task.colours(x[task.name][index]) for x in maps)
+        return [_webp(picture, exact=bool(task.class_names)) for picture in pictures]
+
+    found = [
+        (_webp(batch["image"][i], exact=False), {task.name: tiles(task, i) for task in tasks})
+        for i in range(count)
+    ]
+    return found, steps
 
 
-def webp(picture: np.ndarray, exact: bool) -> bytes:
-    """The file of a picture (h, w, 3) uint8; `exact`: every pixel is as it was."""
-    h, w, _ = picture.shape
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(
-        buffer, "WEBP", lossless=exact or h * w <= _SMALL, quality=90, method=4
-    )
-    return buffer.getvalue()
+def _webp(picture: np.ndarray, exact: bool) -> str:
+    """A picture (h, w, 3) uint8; exact: as classes' colours, which blurring would mix, must be."""
+    content = io.BytesIO()
+    lossless = exact or picture.shape[0] * picture.shape[1] <= _SMALL
+    Image.fromarray(picture).save(content, "WEBP", lossless=lossless, quality=90, method=4)
+    return _uri("webp", content)
+
+
+def _uri(kind: str, content: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

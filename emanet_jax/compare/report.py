@@ -1,16 +1,16 @@
-"""The report of some runs: read, compare, draw, write."""
+"""The report of some runs: read them, compare them, write the page and the tables."""
 
 import json
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import jinja2
+import pandas as pd
 from etils import epath
 
-from emanet_jax.compare import curves, layout, page, pictures, runs, tables
+from emanet_jax.compare import pictures, runs, tables
 from emanet_jax.compare.runs import Group
-from emanet_jax.compare.tables import DEFINITIONS
 from emanet_jax.errors import UserError
 from emanet_jax.models.cost import Cost, cost
 from emanet_jax.training import workdir
@@ -18,12 +18,11 @@ from emanet_jax.training.experiment import make_network
 from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
-
-PAGE, MARKDOWN, ROWS, DATA = "report.html", "report.md", "rows.tex", "report.json"
+_PIXELATED = 256  # pixels of a picture's width below which it is enlarged without blur
 
 
 def write(places: Sequence[str], output: str, reference: str | None, images: int) -> None:
-    """Writes the report of the runs in some folders.
+    """Writes the report of the runs in some folders: report.html, .md, .tex and .json.
 
     Args:
         places: workdirs, or folders that hold some.
@@ -43,30 +42,39 @@ def write(places: Sequence[str], output: str, reference: str | None, images: int
     tasks = runs.check_comparable(found)
     groups = runs.grouped(found)
     against = runs.choose_reference(groups, reference)
-    costs = {group.label: _cost(group) for group in groups}
-    summary = tables.summary(groups, tasks, against, costs)
-    others = [tables.all_metrics(groups, task) for task in tasks]
-    others += [table for task in tasks for table in tables.by_class(groups, task)]
+    values = tables.run_values(groups, tasks, against)
+    costs = [_cost(group) for group in groups]
+    differing, shared = tables.settings(groups)
+    shown = [
+        tables.summary(groups, tasks, values, against, costs),
+        *(tables.all_metrics(task, values) for task in tasks),
+        *(table for task in tasks for table in tables.by_class(groups, task)),
+        differing,
+    ]
+    facts = _facts(groups, tasks)
     examples, steps = pictures.examples(groups, tasks, images) if images else ([], [])
-    content = page.Content(
+    page = render(
         title=" · ".join(dict.fromkeys(group.config.model.name for group in groups)),
-        facts=_facts(groups, tasks),
-        summary=summary,
+        facts=facts,
+        tables=shown,
         names=[group.label for group in groups],
-        charts=curves.charts(groups, tasks),
-        tables=others,
+        colour=pictures.colour,
+        charts=pictures.charts(groups, tasks),
         examples=examples,
+        pixelated=groups[0].config.data.image_size[1] < _PIXELATED,
         predicted_by=_predicted_by(groups, steps),
-        settings=_shared_settings(groups),
+        settings=shared,
     )
-    markdown = "\n".join(
-        ["\n".join(content.facts) + "\n", *map(layout.markdown, [summary, *others])]
-    )
+    data = {
+        "reference": against.label if against else None,
+        "groups": [_data(*pair, values) for pair in zip(groups, costs, strict=True)],
+    }
+    data = json.loads(json.dumps(data), parse_constant=lambda _: None)  # JSON has no NaN: null
     files = {
-        PAGE: page.render(content),
-        MARKDOWN: markdown,
-        ROWS: "\n".join(map(layout.latex, [summary, *others])),
-        DATA: json.dumps(_data(groups, tasks, against, costs), indent=2) + "\n",
+        "report.html": page,
+        "report.md": "\n".join([f"{facts}\n", *(table.markdown() for table in shown)]),
+        "report.tex": "\n".join(table.latex() for table in shown),
+        "report.json": json.dumps(data, indent=2) + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,8 +82,20 @@ def write(places: Sequence[str], output: str, reference: str | None, images: int
             workdir.write(folder / name, text)
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error.strerror}.") from error
-    _LOG.info("\n%s", layout.markdown(summary))
-    _LOG.info("report: %s", folder / PAGE)
+    _LOG.info("\n%s", shown[0].markdown())
+    _LOG.info("report: %s", folder / "report.html")
+
+
+def render(**content: Any) -> str:
+    """The page of page.html.j2 with this content, whose texts are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emanet_jax", "compare"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(content)
 
 
 def _cost(group: Group) -> Cost:
@@ -84,77 +104,49 @@ def _cost(group: Group) -> Cost:
     return cost(model, tuple(group.config.data.image_size))
 
 
-def _facts(groups: Sequence[Group], tasks: Sequence[Task]) -> list[str]:
-    """What the runs are of, in a sentence."""
+def _facts(groups: Sequence[Group], tasks: Sequence[Task]) -> str:
+    """A sentence on the data set, the tasks and the runs."""
     config = groups[0].config
     h, w = config.data.image_size
     names = ", ".join(task.name for task in tasks)
-    count = sum(len(group.runs) for group in groups)
     steps = sorted({run.step for group in groups for run in group.runs})
     trained = f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
-    return [
+    count = sum(len(group.runs) for group in groups)
+    return (
         f"Data set {config.data.dataset}, {h}×{w} pixels; tasks: {names}; runs: {count}, of "
         f"{trained} training steps."
-    ]
+    )
 
 
-def _predicted_by(groups: Sequence[Group], steps: Sequence[int]) -> list[str]:
-    """Which runs the pictures are of."""
+def _predicted_by(groups: Sequence[Group], steps: Sequence[int]) -> str:
+    """A sentence on the runs that the pictures are of."""
     made = [
         f"{group.label}: seed {group.config.seed}, step {step}"
         for group, step in zip(groups, steps, strict=False)
     ]
-    return [f"Predictions are of each network's first seed, latest checkpoint ({'; '.join(made)})."]
+    return f"Predictions are of each network's first seed, latest checkpoint ({'; '.join(made)})."
 
 
-def _shared_settings(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """The config's values that all runs have in common."""
-    flat = [workdir.flat(run.config) for group in groups for run in group.runs]
-    return [
-        (key, str(value))
-        for key, value in flat[0].items()
-        if all(key in other and other[key] == value for other in flat)
-    ]
-
-
-def _data(
-    groups: Sequence[Group],
-    tasks: Sequence[Task],
-    reference: Group | None,
-    costs: Mapping[str, Cost],
-) -> dict[str, Any]:
-    """All numbers of the report, null where there is none."""
-    against = tables.reference_values(reference, tasks)
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    def statistics(values: Sequence[float]) -> dict[str, float | None]:
-        return {k: number(v) for k, v in tables.stat(values)._asdict().items()}
-
-    def entry(group: Group) -> dict[str, Any]:
-        names = [name for task in tasks for name in tables.metric_names(groups, task)]
-        gains = {x: [tables.delta_m(r, against, tasks, x) for r in group.runs] for x in DEFINITIONS}
-        return {
-            "label": group.label,
-            **costs[group.label]._asdict(),
-            "metrics": {x: tables.metric_stat(group, x)._asdict() for x in names},
-            "delta_m_percent": {x: statistics(values) for x, values in gains.items()},
-            "runs": [
-                {
-                    "workdir": str(run.directory),
-                    "seed": run.config.seed,
-                    "step": run.step,
-                    "total_steps": run.total_steps,
-                    "devices": run.devices,
-                    "images_per_second": number(run.images_per_second()),
-                    "results": {k: number(v) for k, v in run.results.items()},
-                }
-                for run in group.runs
-            ],
-        }
-
+def _data(group: Group, price: Cost, values: pd.DataFrame) -> dict[str, Any]:
+    """All numbers of a group."""
+    stats = values.loc[[group.title]].agg(["mean", "std", "count"]).T.astype({"count": int})
+    gains = stats.index.str.startswith(tables.DELTA_M)
+    by_definition = stats[gains].rename(lambda name: name.removeprefix(tables.DELTA_M))
     return {
-        "reference": reference.label if reference else None,
-        "groups": [entry(group) for group in groups],
+        "label": group.label,
+        **price._asdict(),
+        "metrics": stats[~gains].drop(tables.SPEED).to_dict("index"),
+        "delta_m_percent": by_definition.to_dict("index"),
+        "runs": [
+            {
+                "workdir": str(run.directory),
+                "seed": run.config.seed,
+                "step": run.step,
+                "total_steps": run.total_steps,
+                "devices": run.devices,
+                "images_per_second": run.images_per_second(),
+                "results": run.results,
+            }
+            for run in group.runs
+        ],
     }

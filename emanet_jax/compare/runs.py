@@ -1,10 +1,10 @@
-"""The runs that are compared: what their files say, and which of them are seeds of one another."""
+"""The runs to compare: the numbers in their workdirs, and groups of runs that are seeds of one."""
 
 import json
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import ml_collections
 import numpy as np
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 SINGLE_TASK = "stl"  # the network that delta_m is taken against unless another run is named
 
-# What runs must share: it decides what a metric is measured on.
+# Config values that runs must share, because they decide what a metric is measured on.
 MUST_AGREE = (
     "data.dataset",
     "data.layout",
@@ -31,7 +31,7 @@ MUST_AGREE = (
     "data.seed",
     "tasks",
 )
-# What does not make a run another one than its neighbour: the seed, and what changes no update.
+# Config values in which runs of one group may differ: the seed, and those that change no update.
 NO_DIFFERENCE = (
     "seed",
     "data.data_dir",
@@ -56,21 +56,23 @@ NO_DIFFERENCE = (
     "mesh.spatial",
     "profile",
 )
-_DEPTH = 3  # folders between one that is named and the runs in it, at most
+_DEPTH = 3  # levels of folders between one that is named and the runs in it, at most
+
+T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """What the files of one run say.
+    """The files of one run.
 
     Attributes:
         directory: its workdir.
         config: locked.
-        step: of the evaluation that `results` and `per_class` are of.
-        total_steps: that it is to have; None in a run that was made otherwise than by training.
+        step: of the evaluation that gave `results` and `per_class`.
+        total_steps: length of the training; None if the run was not made by training.
         results: {"task/metric": value}.
         per_class: {"task/metric": {class: value}}, NaN for a class that never occurs.
         scalars: the rows of its metrics.jsonl.
-        devices: that it was last trained on, in words; "" if unknown.
+        devices: number and kind of those it was last trained on, as "1 x cpu"; "" if unknown.
     """
 
     directory: epath.Path
@@ -94,15 +96,21 @@ class Run(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seeds alone, in the order of these."""
+    """Runs that differ in their seeds alone, in the order of these; no two have the same label."""
 
     label: str
     runs: tuple[Run, ...]
 
     @property
     def config(self) -> ml_collections.ConfigDict:
-        """That of the first."""
+        """The config of the first run."""
         return self.runs[0].config
+
+    @property
+    def title(self) -> str:
+        """The label with the number of seeds, where there are several."""
+        count = len(self.runs)
+        return f"{self.label}\u00a0({count}\u00a0seeds)" if count > 1 else self.label
 
 
 def find(places: Sequence[str]) -> list[epath.Path]:
@@ -112,7 +120,7 @@ def find(places: Sequence[str]) -> list[epath.Path]:
         places: workdirs, or folders that hold some; of these, runs without results are left out.
 
     Raises:
-        UserError: a folder holds no run, or a workdir that is named no results.
+        UserError: a folder holds no run with results.
     """
     found: dict[epath.Path, None] = {}
     for name in places:
@@ -132,7 +140,7 @@ def find(places: Sequence[str]) -> list[epath.Path]:
 
 
 def read(directory: epath.Path) -> Run:
-    """The run in a workdir.
+    """Reads the run in a workdir.
 
     Raises:
         UserError: it has not been evaluated, or one of its files is damaged.
@@ -144,41 +152,43 @@ def read(directory: epath.Path) -> Run:
             f"{directory} has not been evaluated yet, so that there is no {workdir.RESULTS} in it: "
             "train it, or leave it out of --workdirs."
         )
-    results = _numbers(path, _load(path))
-    step = results.pop("step")
+    step, results = _evaluation(path, _numbers)
     path = directory / workdir.PER_CLASS
-    by_class = _load(path) if path.exists() else {}
-    by_class.pop("step", None)
-    starts = environment.read(directory)
-    last = {"total_steps": None, "devices": None, "device": None, **(starts[-1] if starts else {})}
+    _, per_class = _evaluation(path, _by_class) if path.exists() else (step, {})
+    last = {"total_steps": None, "devices": None, "device": None}
+    last |= (environment.read(directory) or [{}])[-1]
     return Run(
         directory=directory,
         config=config,
-        step=int(step),
+        step=step,
         total_steps=last["total_steps"],
         results=results,
-        per_class={name: _numbers(path, values) for name, values in by_class.items()},
+        per_class=per_class,
         scalars=read_scalars(directory / workdir.METRICS),
         devices=f"{last['devices']} x {last['device']}" if last["device"] else "",
     )
 
 
-def _load(path: epath.Path) -> dict[str, Any]:
+def _evaluation(
+    path: epath.Path, convert: Callable[[dict[str, Any]], dict[str, T]]
+) -> tuple[int, dict[str, T]]:
+    """The step of an evaluation and its converted values, from results.json or per_class.json."""
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); evaluate the run again.") from error
-    if not isinstance(values, dict) or type(values.get("step")) is not int:
-        raise UserError(f"{path} is no object with the step of an evaluation and its values.")
-    return values
+        return int(values.pop("step")), convert(values)
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as the results of an evaluation ({type(error).__name__}: "
+            f"{error}); evaluate the run again."
+        ) from error
 
 
-def _numbers(path: epath.Path, values: Any) -> dict[str, float]:
-    """The values with NaN for null; UserError unless they are numbers."""
-    kinds = (int, float, type(None))
-    if not isinstance(values, dict) or any(type(x) not in kinds for x in values.values()):
-        raise UserError(f"{path} holds something else than numbers: evaluate the run again.")
-    return {name: math.nan if x is None else x for name, x in values.items()}
+def _numbers(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def _by_class(values: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
+    return {name: _numbers(by_class) for name, by_class in values.items()}
 
 
 def check_comparable(runs: Sequence[Run]) -> tuple[Task, ...]:
@@ -187,52 +197,44 @@ def check_comparable(runs: Sequence[Run]) -> tuple[Task, ...]:
     Raises:
         UserError: two of them were measured on different data.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        ours, theirs = _measured(first), _measured(run)
+    first, *others = [workdir.flat(r.config) | {"tasks": sorted(r.config.tasks)} for r in runs]
+    for run, other in zip(runs[1:], others, strict=True):
         for key in MUST_AGREE:
-            if ours[key] != theirs[key]:
+            if other[key] != first[key]:
                 raise UserError(
-                    f"{first.directory} and {run.directory} cannot be compared: {key} is "
-                    f"{ours[key]} and {theirs[key]}; choose --workdirs that agree in it."
+                    f"{runs[0].directory} and {run.directory} cannot be compared: {key} is "
+                    f"{first[key]} and {other[key]}; choose --workdirs that agree in it."
                 )
-    return tasks_for(first.config.data.dataset, first.config.tasks, first.config.data.classes)
-
-
-def _measured(run: Run) -> dict[str, Any]:
-    return {**workdir.flat(run.config), "tasks": tuple(sorted(run.config.tasks))}
+    config = runs[0].config
+    return tasks_for(config.data.dataset, config.tasks, config.data.classes)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Groups of runs that differ in `NO_DIFFERENCE` alone, in the order of their first runs.
 
-    A group is called after its network and, if others share it, what it differs from them in.
+    A group is called after its network; where others share it, also after what differs from them.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[frozenset, list[Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
-    alike: dict[str, list[dict[str, Any]]] = {}
-    for key, members in groups.items():
-        alike.setdefault(members[0].config.model.name, []).append(json.loads(key))
+        groups.setdefault(frozenset(_settings(run).items()), []).append(run)
     found = []
-    for key, members in groups.items():
-        name, settings = members[0].config.model.name, json.loads(key)
-        differing = [
-            f"{x}={value}"
-            for x, value in settings.items()
-            if any(x not in other or other[x] != value for other in alike[name])
-        ]
-        label = f"{name} ({', '.join(differing)})" if differing else name
+    for members in groups.values():
+        name = members[0].config.model.name
+        alike = (x for x, (run, *_) in groups.items() if run.config.model.name == name)
+        shared = frozenset.intersection(*alike)
+        own = [f"{k}={v}" for k, v in _settings(members[0]).items() if (k, v) not in shared]
+        label = f"{name} ({', '.join(own)})" if own else name
         found.append(Group(label, tuple(sorted(members, key=lambda run: run.config.seed))))
     return found
 
 
 def _settings(run: Run) -> dict[str, Any]:
+    """The config's values that tell groups apart, by flat keys ("model.name")."""
     return {k: v for k, v in workdir.flat(run.config).items() if k not in NO_DIFFERENCE}
 
 
 def choose_reference(groups: Sequence[Group], named: str | None) -> Group | None:
-    """The group that delta_m is taken against: that of the named workdir, or the single-task one.
+    """The group that delta_m is taken against: the one of a named workdir, or the single-task one.
 
     Raises:
         UserError: no run is of that name, or there are several single-task groups.

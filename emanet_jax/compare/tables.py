@@ -1,93 +1,149 @@
-"""Means and deviations over seeds, delta_m, and the tables that they fill."""
+"""Tables of groups of runs: means and deviations over the seeds, delta_m, cost, values by class."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 
-from emanet_jax.compare.layout import Row, Table
-from emanet_jax.compare.runs import Group, Run
+from emanet_jax.compare.runs import NO_DIFFERENCE, Group
 from emanet_jax.models.cost import Cost
 from emanet_jax.tasks import metrics
+from emanet_jax.training import workdir
 from emanet_jax.types import Task
 
 Definition = Literal["primary", "task_means", "all_metrics"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
+SPEED, DELTA_M = "images_per_second", "delta_m/"  # columns of `run_values`
 
-_UNITS = {"percent": "%", "m": "m", "deg": "°"}  # what the names of metrics end in
-MISSING = "–"
-
-
-class Stat(NamedTuple):
-    """Mean and sample standard deviation of the numbers that are there."""
-
-    mean: float
-    std: float  # NaN of fewer than two
-    count: int
-
-
-def stat(values: Sequence[float]) -> Stat:
-    """Of the values that are finite; NaN without any."""
-    there = [x for x in values if math.isfinite(x)]
-    return Stat(
-        mean=float(np.mean(there)) if there else math.nan,
-        std=float(np.std(there, ddof=1)) if len(there) > 1 else math.nan,
-        count=len(there),
-    )
+_UNITS = {"percent": "%", "m": "m", "deg": "°"}  # by the ending of a metric's name
+_MISSING = "–"
+_LATEX = str.maketrans(
+    {
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "Δ": r"$\Delta$",
+        "°": r"$^\circ$",
+        "±": r"$\pm$",
+        "–": "--",
+        "\u00a0": "~",
+    }
+)
 
 
-def metric_stat(group: Group, name: str) -> Stat:
-    """Of the metric "task/metric" over a group's seeds."""
-    return stat([run.results[name] for run in group.runs if name in run.results])
+class Table(NamedTuple):
+    """A table of texts.
+
+    Attributes:
+        title: heading.
+        texts: the cells; the name of the columns' index stands in the corner.
+        best: which cells are the best of their kind.
+        notes: sentences below it.
+        colours: RGB of the rows' swatches; () for none.
+    """
+
+    title: str
+    texts: pd.DataFrame
+    best: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    colours: tuple[tuple[int, ...], ...] = ()
+
+    def rows(self) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+        """Each row's name and its cells: the text, and whether it is the best."""
+        cells = zip(self.texts.index, self.texts.to_numpy(), self.best.to_numpy(), strict=True)
+        for name, texts, best in cells:
+            yield name, list(zip(texts, best, strict=True))
+
+    def markdown(self) -> str:
+        """Title, table and notes in Markdown."""
+        head = [str(self.texts.columns.name), *self.texts.columns]
+        lines = [head, ["---"] * len(head)]
+        for name, cells in self.rows():
+            lines.append([name, *(f"**{text}**" if best else text for text, best in cells)])
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        return f"### {self.title}\n\n{table}" + (f"\n{notes}" if notes else "")
+
+    def latex(self) -> str:
+        """A tabular with the rules of the package booktabs, the title in a comment above."""
+        bold = np.where(self.best, "textbf:--rwrap;", "")
+        style = self.texts.style.format(escape="latex").apply(lambda _: bold, axis=None)
+        style.format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
+        text = style.to_latex(hrules=True, column_format="l" + "r" * self.texts.shape[1])
+        return f"% {self.title}\n" + text.translate(_LATEX)
 
 
-def metric_names(groups: Sequence[Group], task: Task) -> list[str]:
-    """The task's metrics that at least one run has, "task/metric" in the Task's order."""
-    there = {name for group in groups for run in group.runs for name in run.results}
-    return [name for x in task.metric_names() if (name := f"{task.name}/{x}") in there]
-
-
-def delta_m(
-    run: Run, reference: Mapping[str, float], tasks: Sequence[Task], definition: Definition
-) -> float:
-    """`metrics.delta_m` of a run; NaN if it, or the reference, lacks a metric of the definition.
+def run_values(
+    groups: Sequence[Group], tasks: Sequence[Task], reference: Group | None
+) -> pd.DataFrame:
+    """All numbers of the runs; NaN where there is none.
 
     Args:
-        run: whose results are looked at.
-        reference: {"task/metric": value} of the single-task runs.
-        tasks: to average over.
-        definition: which metrics of a task count.
+        groups: of the runs.
+        tasks: of the runs.
+        reference: of delta_m; None: there is no delta_m.
+
+    Returns:
+        A run a row, indexed by its group's title; columns "task/metric" in the order of the tasks,
+        `DELTA_M` + definition in percent, and `SPEED`.
+    """
+    runs = [run for group in groups for run in group.runs]
+    index = [group.title for group in groups for _ in group.runs]
+    values = pd.DataFrame([run.results for run in runs], index, dtype=float)
+    names = [f"{task.name}/{name}" for task in tasks for name in task.metric_names()]
+    values = values[[name for name in names if name in values]]
+    values = values.where(np.isfinite(values))
+    gains = _delta_m(values, tasks, reference) if reference is not None else {}
+    columns = {DELTA_M + x: gains.get(x, math.nan) for x in DEFINITIONS}
+    return values.assign(**columns, **{SPEED: [run.images_per_second() for run in runs]})
+
+
+def _delta_m(
+    values: pd.DataFrame, tasks: Sequence[Task], reference: Group
+) -> dict[Definition, list[float]]:
+    """Each run's delta_m over the reference's mean; NaN if either lacks a metric that counts.
+
+    The primary metrics and those that the reference has count.
     """
     names = [f"{task.name}/{task.primary}" for task in tasks]
-    if definition != "primary":
-        names += [name for name in reference if name not in names]
-    lacking = [
-        name
-        for name in names
-        if not all(math.isfinite(x.get(name, math.nan)) for x in (run.results, reference))
-        or not reference[name]  # gains are shares of it
-    ]
-    if lacking:
-        return math.nan
-    return metrics.delta_m({x: run.results[x] for x in names}, reference, tasks, definition)
+    names += [name for run in reference.runs for name in run.results if name in values]
+    values = values.reindex(columns=list(dict.fromkeys(names)))
+    means = values.loc[[reference.title]].mean().replace(0, np.nan)  # gains are shares of these
+    against = {str(name): value for name, value in means.items()}
+    results: list[dict[str, float]] = [dict(run) for _, run in values.iterrows()]
+    return {x: [metrics.delta_m(run, against, tasks, x) for run in results] for x in DEFINITIONS}
 
 
-def reference_values(reference: Group | None, tasks: Sequence[Task]) -> dict[str, float]:
-    """The means over the reference's seeds, {"task/metric": value}; {} without a reference."""
-    groups = [reference] if reference else []
-    return {
-        name: metric_stat(group, name).mean
-        for group in groups
-        for task in tasks
-        for name in metric_names(groups, task)
-    }
+def _compared(
+    values: pd.DataFrame, columns: Mapping[str, tuple[str, bool]], digits: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Texts "mean ± deviation", a group a row, and which are the best of their column.
+
+    Args:
+        values: a run a row, indexed by group.
+        columns: {name in `values`: (its title, whether higher is better)}.
+        digits: behind the point; None: so that a column's largest number has three or four in all.
+    """
+    seeds = values.reindex(columns=list(columns)).groupby(level=0, sort=False)
+    means, deviations = seeds.mean(), seeds.std()
+    texts = means.astype(object)
+    for name in columns:
+        largest = means[name].abs().max()
+        decimals = digits or (1 if largest >= 100 else 2 if largest >= 10 else 3)
+        pairs = zip(means[name], deviations[name], strict=True)
+        texts[name] = [_text(mean, deviation, decimals) for mean, deviation in pairs]
+    signed = means * [1 if higher else -1 for _, higher in columns.values()]
+    best = signed.eq(signed.max()) & (signed.nunique() > 1)
+    titles = pd.Index([title for title, _ in columns.values()], name="network")
+    return texts.set_axis(titles, axis=1), best.set_axis(titles, axis=1)
 
 
-def label(group: Group) -> str:
-    """A group's name in tables."""
-    count = len(group.runs)
-    return f"{group.label}\u00a0({count}\u00a0seeds)" if count > 1 else group.label
+def _text(mean: float, deviation: float, decimals: int) -> str:
+    if math.isnan(mean):
+        return _MISSING
+    shown = [f"{x:.{decimals}f}" for x in (mean, deviation) if not math.isnan(x)]
+    return " ± ".join(shown)
 
 
 def title_of(name: str) -> str:
@@ -99,86 +155,46 @@ def title_of(name: str) -> str:
     return f"{words.replace('_', ' ')} ({_UNITS[unit]}) {arrow}"
 
 
-def _decimals(stats: Sequence[Stat]) -> int:
-    """As many that numbers of this size have three or four digits."""
-    largest = max((abs(x.mean) for x in stats if x.count), default=0.0)
-    return 1 if largest >= 100 else 2 if largest >= 10 else 3
-
-
-def _text(value: Stat, decimals: int) -> str:
-    if not value.count:
-        return MISSING
-    deviation = "" if math.isnan(value.std) else f" ± {value.std:.{decimals}f}"
-    return f"{value.mean:.{decimals}f}{deviation}"
-
-
 def _count(number: int) -> str:
     return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
-
-
-def _best(stats: Sequence[Stat], higher: bool) -> frozenset[int]:
-    """Where the best mean stands; nowhere if there is nothing to compare."""
-    means = {i: x.mean if higher else -x.mean for i, x in enumerate(stats) if x.count}
-    if len(set(means.values())) < 2:
-        return frozenset()
-    return frozenset(i for i, x in means.items() if x == max(means.values()))
-
-
-def _filled(columns: Sequence[tuple[Sequence[Stat], bool]]) -> list[tuple[list[str], set[int]]]:
-    """Texts of each row and the columns where it is best, from columns and whether more is better.
-
-    Every column has as many numbers as there are rows.
-    """
-    texts, best = [], []
-    for stats, higher in columns:
-        decimals = _decimals(stats)
-        texts.append([_text(x, decimals) for x in stats])
-        best.append(_best(stats, higher))
-    count = len(columns[0][0]) if columns else 0
-    return [
-        ([text[r] for text in texts], {c for c, rows in enumerate(best) if r in rows})
-        for r in range(count)
-    ]
 
 
 def summary(
     groups: Sequence[Group],
     tasks: Sequence[Task],
+    values: pd.DataFrame,
     reference: Group | None,
-    costs: Mapping[str, Cost],
+    costs: Sequence[Cost],
 ) -> Table:
     """Primary metrics, delta_m in its three definitions, and what each network costs.
 
     Args:
         groups: the rows.
         tasks: of the runs.
-        reference: of delta_m; None: it is left out.
-        costs: {label of a group: of its network}.
+        values: `run_values` of the groups.
+        reference: of delta_m.
+        costs: of each group's network.
     """
-    columns: dict[str, tuple[list[Stat], bool]] = {}
-    for task in tasks:
-        name = f"{task.name}/{task.primary}"
-        stats = [metric_stat(group, name) for group in groups]
-        columns[f"{task.name} {title_of(task.primary)}"] = stats, metrics.higher_is_better(name)
-    against = reference_values(reference, tasks)
-    for definition in DEFINITIONS if reference else ():
-        stats = [stat([delta_m(x, against, tasks, definition) for x in g.runs]) for g in groups]
-        columns[f"Δm {definition.replace('_', ' ')} (%) ↑"] = stats, True
-    speeds = [stat([run.images_per_second() for run in group.runs]) for group in groups]
-    rows = []
-    for i, (group, (texts, best)) in enumerate(
-        zip(groups, _filled([*columns.values()]), strict=True)
-    ):
-        cost = costs[group.label]
-        speed = f"{speeds[i].mean:.1f}" if speeds[i].count else MISSING
-        price = (_count(cost.parameters), _count(cost.multiply_adds), speed)
-        rows.append(Row(label(group), (*texts, *price), frozenset(best)))
-    titles = (*columns, "parameters", "multiply-adds", "images/s")
-    return Table("Results", "network", titles, tuple(rows), _notes(groups, reference))
+    columns = {
+        f"{t.name}/{t.primary}": (
+            f"{t.name} {title_of(t.primary)}",
+            metrics.higher_is_better(t.primary),
+        )
+        for t in tasks
+    }
+    if reference is not None:
+        columns |= {DELTA_M + x: (f"Δm {x.replace('_', ' ')} (%) ↑", True) for x in DEFINITIONS}
+    texts, best = _compared(values, columns)
+    speeds = values[SPEED].groupby(level=0, sort=False).mean()
+    texts["parameters"] = [_count(cost.parameters) for cost in costs]
+    texts["multiply-adds"] = [_count(cost.multiply_adds) for cost in costs]
+    texts["images/s"] = [_text(speed, math.nan, 1) for speed in speeds]
+    best = best.reindex(columns=texts.columns, fill_value=False)
+    return Table("Results", texts, best, _notes(groups, reference))
 
 
 def _notes(groups: Sequence[Group], reference: Group | None) -> tuple[str, ...]:
-    """What a reader must know of the first table's numbers."""
+    """Sentences on how the numbers of the summary were measured."""
     runs = [run for group in groups for run in group.runs]
     devices = sorted({run.devices for run in runs if run.devices})
     notes = [
@@ -190,9 +206,9 @@ def _notes(groups: Sequence[Group], reference: Group | None) -> tuple[str, ...]:
     ]
     if any(len(group.runs) > 1 for group in groups):
         notes.insert(1, "a ± b: mean and sample standard deviation over the seeds.")
-    if reference:
+    if reference is not None:
         notes.append(
-            f"Δm: mean relative gain over {label(reference)}; primary: of one metric a task; task "
+            f"Δm: mean relative gain over {reference.title}; primary: of one metric a task; task "
             "means: of the mean gain over each task's metrics; all metrics: the flat mean over all."
         )
     else:
@@ -204,41 +220,51 @@ def _notes(groups: Sequence[Group], reference: Group | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def all_metrics(groups: Sequence[Group], task: Task) -> Table:
+def all_metrics(task: Task, values: pd.DataFrame) -> Table:
     """Every metric of a task, a group a row."""
-    names = metric_names(groups, task)
-    columns = [
-        ([metric_stat(group, name) for group in groups], metrics.higher_is_better(name))
-        for name in names
-    ]
-    filled = _filled(columns) or [([], set())] * len(groups)
-    rows = [
-        Row(label(group), tuple(texts), frozenset(best))
-        for group, (texts, best) in zip(groups, filled, strict=True)
-    ]
-    titles = tuple(title_of(name.partition("/")[2]) for name in names)
-    return Table(f"{task.name}: all metrics", "network", titles, tuple(rows))
+    texts, best = _compared(
+        values,
+        {
+            name: (title_of(name.partition("/")[2]), metrics.higher_is_better(name))
+            for name in values.columns
+            if name.startswith(f"{task.name}/")
+        },
+    )
+    return Table(f"{task.name}: all metrics", texts, best)
+
+
+def settings(groups: Sequence[Group]) -> tuple[Table, dict[str, str]]:
+    """The config values that differ between groups, a group a column; those that all runs share."""
+    index = [group.title for group in groups for _ in group.runs]
+    configs = [workdir.flat(run.config) for group in groups for run in group.runs]
+    values = pd.DataFrame(configs, index, dtype=object)
+    values = values.astype(str).where(values.notna(), _MISSING)
+    shared = values.nunique() == 1
+    own = values.loc[:, ~shared & ~values.columns.isin(NO_DIFFERENCE)]
+    texts = own[~own.index.duplicated()].T.rename_axis(index=None, columns="setting")
+    best = pd.DataFrame(False, texts.index, texts.columns)
+    return Table("Settings that differ", texts, best), dict(values.loc[:, shared].iloc[0])
 
 
 def by_class(groups: Sequence[Group], task: Task) -> list[Table]:
-    """A table for each metric that the task has of every class: a class a row."""
+    """A table, a class a row, for each metric that the task has of every class."""
+    classes = task.class_names
+    colours = task.colours(np.arange(len(classes))[None, :, None])[0].tolist() if classes else []
     runs = [run for group in groups for run in group.runs]
-    found = (name for run in runs for name in run.per_class if name.startswith(f"{task.name}/"))
+    index = [group.title for group in groups for _ in group.runs]
+    names = (name for run in runs for name in run.per_class)
     tables = []
-    for name in dict.fromkeys(found):
-        rows = []
-        for index, title in enumerate(task.class_names):
-            stats = [_class_stat(group, name, title) for group in groups]
-            best = _best(stats, metrics.higher_is_better(name))
-            colour = task.colours(np.full((1, 1, 1), index))[0, 0]
-            cells = tuple(_text(x, 1) for x in stats)
-            rows.append(Row(title, cells, best, tuple(int(x) for x in colour)))
-        heading = f"{task.name}: {title_of(name.partition('/')[2])} of every class"
-        notes = (f"{MISSING}: the class occurs in neither label nor prediction.",)
-        tables.append(Table(heading, "class", tuple(map(label, groups)), tuple(rows), notes))
+    for name in dict.fromkeys(name for name in names if name.startswith(f"{task.name}/")):
+        values = pd.DataFrame([run.per_class.get(name, {}) for run in runs], index, dtype=float)
+        higher = metrics.higher_is_better(name)
+        texts, best = _compared(values, {x: (x, higher) for x in classes}, digits=1)
+        tables.append(
+            Table(
+                f"{task.name}: {title_of(name.partition('/')[2])} of every class",
+                texts.T.rename_axis(index=None, columns="class"),
+                best.T,
+                (f"{_MISSING}: the class occurs in neither label nor prediction.",),
+                tuple(map(tuple, colours)),
+            )
+        )
     return tables
-
-
-def _class_stat(group: Group, name: str, title: str) -> Stat:
-    tables = [run.per_class[name] for run in group.runs if name in run.per_class]
-    return stat([table[title] for table in tables if title in table])

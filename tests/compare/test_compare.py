@@ -1,4 +1,4 @@
-"""Runs side by side: which belong together, means, delta_m, tables, and the page."""
+"""Reports of runs: grouping, means and deviations, delta_m, tables, curves, and the page."""
 
 import base64
 import html.parser
@@ -9,15 +9,17 @@ import shutil
 
 import ml_collections
 import numpy as np
+import pandas as pd
 import pytest
 from etils import epath
 from PIL import Image
 
 from emanet_jax import inference
-from emanet_jax.compare import curves, layout, page, pictures, report, runs, tables
-from emanet_jax.compare.layout import Row, Table
+from emanet_jax.compare import pictures, report, runs, tables
 from emanet_jax.compare.runs import Group, Run
+from emanet_jax.compare.tables import DEFINITIONS, DELTA_M, Table
 from emanet_jax.config import default_config
+from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.models.cost import Cost
 from emanet_jax.tasks import metrics, tasks_for
@@ -92,29 +94,51 @@ def test_the_order_of_tasks_does_not_matter():
 
 
 def test_means_and_sample_deviations_of_what_is_there():
-    assert tables.stat([1.0, 2.0, math.nan, 6.0]) == (3.0, pytest.approx(math.sqrt(7)), 3)
-    assert np.isnan(tables.stat([2.0])).tolist() == [False, True, False]
-    assert np.isnan(tables.stat([math.nan])).tolist() == [True, True, False]
+    frame = pd.DataFrame({"x": [1.0, 2.0, math.nan, 6.0, 2.0, math.nan]}, list("aaaabc"))
+    texts, best = tables._compared(frame, {"x": ("x ↓", False), "gone": ("gone ↑", True)})
+    assert texts.to_dict("list") == {"x ↓": ["3.000 ± 2.646", "2.000", "–"], "gone ↑": ["–"] * 3}
+    assert best.to_numpy().tolist() == [[False, False], [True, False], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([123.456], "123.5"), ([-12.345], "-12.35"), ([1, 0.5], "0.750 ± 0.354")]
+)
+def test_numbers_have_three_or_four_digits(values, text):
+    frame = pd.DataFrame({"x": values}, ["a"] * len(values), dtype=float)
+    assert tables._compared(frame, {"x": ("x", True)})[0].iat[0, 0] == text
+
+
+def gains(run, reference=REFERENCE):
+    """delta_m of a run over another in the three definitions."""
+    groups = [Group("a", (run,)), Group("stl", (make_run(reference),))]
+    values = tables.run_values(groups, TASKS, groups[1])
+    return [values.at["a", DELTA_M + x] for x in DEFINITIONS]
 
 
 def test_delta_m_in_its_three_definitions_by_hand():
     values = {"semseg/miou_percent": 44.0, "semseg/pixel_accuracy_percent": 80.0}
     run = make_run({**values, "depth/rmse_m": 0.6, "depth/rel": 0.1})
-    gains = [tables.delta_m(run, REFERENCE, TASKS, x) for x in tables.DEFINITIONS]
     # +10 %, 0 | -20 %, +50 %
-    assert gains == pytest.approx([(10 - 20) / 2, (5 + 15) / 2, (10 + 0 - 20 + 50) / 4])
+    expected = [(10 - 20) / 2, (5 + 15) / 2, (10 + 0 - 20 + 50) / 4]
+    assert gains(run) == pytest.approx(expected)
+    more = {**run.results, "depth/abs_m": 9.0}  # that the reference lacks does not count
+    assert gains(make_run(more)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    "name, value", [("depth/rel", None), ("depth/rel", math.nan), ("depth/rmse_m", math.nan)]
+    ("name", "value"),
+    [
+        *(("depth/rel", None), ("depth/rel", math.nan), ("depth/rel", math.inf)),
+        ("depth/rmse_m", math.nan),
+    ],
 )
 def test_delta_m_is_missing_where_a_metric_is(name, value):
     results = {k: v for k, v in REFERENCE.items() if k != name}
     run = make_run(results if value is None else {**REFERENCE, name: value})
-    gains = [tables.delta_m(run, REFERENCE, TASKS, x) for x in tables.DEFINITIONS]
-    assert [math.isnan(x) for x in gains] == [name == "depth/rmse_m", True, True]
-    zero = {**REFERENCE, name: 0.0}
-    assert math.isnan(tables.delta_m(make_run(), zero, TASKS, "all_metrics"))
+    missing = [name == "depth/rmse_m", True, True]
+    assert [math.isnan(x) for x in gains(run)] == missing
+    for lacking in (0.0, math.nan):
+        assert [math.isnan(x) for x in gains(make_run(), {**REFERENCE, name: lacking})] == missing
 
 
 def test_the_summary_marks_the_best_in_each_direction_and_says_what_is_missing():
@@ -123,24 +147,26 @@ def test_the_summary_marks_the_best_in_each_direction_and_says_what_is_missing()
     stl = Group("stl", (make_run(scalars=rows),))
     hps = group(better, {**better, "semseg/miou_percent": 52.0}, label="hps")
     lacking = group({"semseg/miou_percent": 45.0}, label="mtan")
-    costs = dict.fromkeys(("stl", "hps", "mtan"), Cost(1_500_000, 2_345_000_000, ""))
-    table = tables.summary([stl, hps, lacking], TASKS, stl, costs)
-    assert table.columns[:3] == ("semseg miou (%) ↑", "depth rmse (m) ↓", "Δm primary (%) ↑")
-    price = ("1.50 M", "2.35 G")
-    assert table.rows[0].cells == ("40.00", "0.500", "0.00", "0.00", "0.00", *price, "30.0")
-    assert table.rows[1].title == "hps\u00a0(2\u00a0seeds)"
-    assert table.rows[1].cells[:3] == ("51.00 ± 1.41", "0.400 ± 0.000", "23.75 ± 1.77")
-    assert table.rows[1].best >= {0, 1, 2} and not table.rows[0].best & {0, 1, 2}
-    assert table.rows[2].cells[:3] == ("45.00", "–", "–") and table.rows[2].cells[-1] == "–"
-    without = tables.summary([hps, lacking], TASKS, None, costs)
-    assert without.columns[2] == "parameters" and "No Δm" in " ".join(without.notes)
+    groups, costs = [stl, hps, lacking], [Cost(1_500_000, 2_345_000_000, "")] * 3
+    table = tables.summary(groups, TASKS, tables.run_values(groups, TASKS, stl), stl, costs)
+    assert [*table.texts][:3] == ["semseg miou (%) ↑", "depth rmse (m) ↓", "Δm primary (%) ↑"]
+    first, second, third = table.texts.to_numpy().tolist()
+    price = ["1.50 M", "2.35 G"]
+    assert first == ["40.00", "0.500", "0.00", "0.00", "0.00", *price, "30.0"]
+    assert table.texts.index[1] == "hps\u00a0(2\u00a0seeds)"
+    assert second[:3] == ["51.00 ± 1.41", "0.400 ± 0.000", "23.75 ± 1.77"]
+    assert table.best.iloc[1, :3].all() and not table.best.iloc[0, :3].any()
+    assert not table.best.iloc[:, 5:].any(axis=None)
+    assert third[:3] == ["45.00", "–", "–"] and third[-1] == "–"
+    values = tables.run_values(groups[1:], TASKS, None)
+    without = tables.summary(groups[1:], TASKS, values, None, costs[1:])
+    assert without.texts.columns[2] == "parameters" and "No Δm" in " ".join(without.notes)
 
 
 def test_a_run_that_is_not_finished_is_named():
     stopped = make_run()._replace(step=7)
     groups = [Group("hps", (stopped,)), group(REFERENCE, label="stl")]
-    costs = dict.fromkeys(("stl", "hps"), Cost(1, 1, ""))
-    notes = tables.summary(groups, TASKS, None, costs).notes
+    notes = tables._notes(groups, None)
     assert "Not finished: hps, seed 0 at step 7 of 12." in notes
     assert sum("Not finished" in note for note in notes) == 1
 
@@ -150,21 +176,38 @@ def test_classes_are_rows_with_the_best_network_in_bold():
     first = make_run()._replace(per_class={"semseg/iou_percent": classes})
     better = first._replace(per_class={"semseg/iou_percent": {**classes, "bed": 12.0}})
     (table,) = tables.by_class([Group("a", (first,)), Group("b", (better,))], SEMSEG)
-    rows = {row.title: row for row in table.rows}
-    assert rows["bed"].cells == ("10.0", "12.0") and rows["bed"].best == {1}
-    assert rows["books"].cells == ("–", "–") and not rows["books"].best
-    assert rows["bed"].colour == (61, 99, 181)
+    rows = dict(table.rows())
+    assert [*rows] == [*SEMSEG.class_names] and [*table.texts] == ["a", "b"]
+    assert rows["bed"] == [("10.0", False), ("12.0", True)]
+    assert rows["books"] == [("–", False), ("–", False)]
+    assert table.colours[0] == (61, 99, 181)
     assert tables.by_class([Group("a", (first,))], DEPTH) == []
 
 
-def test_tables_in_markdown_and_latex():
-    table = Table(
-        "T", "network", ("miou (%) ↑",), (Row("a_b", ("1 ± 2",), frozenset({0})),), ("n",)
+def make_table(title="T", name="a_b", text="1 ± 2", notes=("n",)):
+    columns = pd.Index(["miou (%) ↑"], name="network")
+    return Table(
+        title, pd.DataFrame(text, [name], columns), pd.DataFrame(True, [name], columns), notes
     )
-    assert layout.markdown(table).splitlines() == [
-        *("### T", "", "| network | miou (%) ↑ |", "|---|---|", "| a_b | **1 ± 2** |", "", "- n")
+
+
+def test_tables_in_markdown_and_latex():
+    assert make_table().markdown().splitlines() == [
+        *("### T", "", "| network | miou (%) ↑ |", "| --- | --- |", "| a_b | **1 ± 2** |"),
+        *("", "- n"),
     ]
-    assert layout.latex(table).splitlines()[1] == r"a\_b & \textbf{1 $\pm$ 2} \\"
+    lines = make_table().latex().splitlines()
+    assert lines[:2] == ["% T", r"\begin{tabular}{lr}"]
+    assert lines[3] == r"network & miou (\%) $\uparrow$ \\"
+    assert lines[5] == r"a\_b & \textbf{1 $\pm$ 2} \\"
+
+
+def test_settings_that_differ_and_settings_that_all_share():
+    other = make_run(seed=1, model__overrides=ml_collections.ConfigDict({"width": 8}))
+    groups = [Group("a", (make_run(), make_run(seed=2))), Group("b", (other,))]
+    table, shared = tables.settings(groups)
+    assert table.texts.T.to_dict() == {"model.overrides.width": {groups[0].title: "–", "b": "8"}}
+    assert shared["model.name"] == "hps" and not {"seed", "model.overrides.width"} & {*shared}
 
 
 def test_values_of_classes_come_from_the_sums_of_an_evaluation():
@@ -176,19 +219,27 @@ def test_values_of_classes_come_from_the_sums_of_an_evaluation():
     assert [values[x] for x in ("bed", "books", "wall")] == [75.0, 0.0, None]
 
 
-def test_curves_are_thinned_to_their_last_point_and_drawn_alike_every_time():
-    assert curves._thinned(range(1, 1001))[-1] == 1000
-    assert len(curves._thinned(range(1, 1001))) == 200
+def test_a_curve_has_the_steps_of_all_seeds_and_is_thinned_to_its_last_point():
+    rows = [{"step": n, "x": 1.0 / n} for n in range(1, 1001)] + [{"step": 1000, "y": 1.0}]
+    other = [{"step": 5, "x": math.nan}, *({"step": n, "x": 3.0} for n in range(6, 1002))]
+    points = pictures.curve(Group("a", (make_run(scalars=rows), make_run(scalars=other))), "x")
+    assert points.index[-1] == 1000 and points.index.min() >= 6 and 150 < len(points) <= 200
+    assert points.loc[1000].tolist() == [1e-3, 3.0] and set(np.diff(points.index)) == {5}
+
+
+def test_charts_are_drawn_alike_every_time():
     rows = [{"step": n, "train/loss_depth": 1.0 / n} for n in range(1, 5)]
     groups = [Group("a", (make_run(scalars=rows), make_run(scalars=rows[:2], seed=1)))]
-    (chart,) = curves.charts(groups, TASKS)
-    assert chart.title == "depth: training loss" and chart.svg.count("<svg") == 1
-    assert curves.charts(groups, TASKS) == [chart]
-    assert curves.charts([group(REFERENCE)], TASKS) == []
+    charts = pictures.charts(groups, TASKS)
+    assert [*charts] == ["depth: training loss"]
+    svg = base64.b64decode(charts["depth: training loss"].partition(",")[2])
+    assert svg.count(b"<svg") == 1
+    assert pictures.charts(groups, TASKS) == charts
+    assert pictures.charts([group(REFERENCE)], TASKS) == {}
 
 
 class Page(html.parser.HTMLParser):
-    """What a page asks for, what is bold, and that every tag is closed."""
+    """A page's sources and its bold cells; fails on a tag that is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -227,9 +278,10 @@ def test_a_report_of_everything(sweep, tmp_path):
     report.write([str(sweep)], str(tmp_path / "new" / "report"), None, images=2)
     folder = tmp_path / "new" / "report"
     assert {path.name for path in folder.iterdir()} == {
-        *("report.html", "report.md", "rows.tex", "report.json")
+        *("report.html", "report.md", "report.tex", "report.json")
     }
-    shown = Page((folder / "report.html").read_text())
+    text = (folder / "report.html").read_text()
+    shown = Page(text)
     assert not shown.open and "script" not in shown.alone
     assert all(source.startswith("data:image/") for source in shown.sources)
     kinds = [source.partition(";")[0] for source in shown.sources]
@@ -248,20 +300,29 @@ def test_a_report_of_everything(sweep, tmp_path):
     assert (
         "| hps\u00a0(2\u00a0seeds) |" in markdown and "semseg: iou (%) ↑ of every class" in markdown
     )
-    assert (folder / "rows.tex").read_text().count(r"hps~(2~seeds) &") == 4
+    assert (folder / "report.tex").read_text().count(r"hps~(2~seeds) & ") == 6
 
     # The first photo, and what the first network's own checkpoint makes of its depth.
-    picture = next(x for x, kind in zip(shown.sources, kinds, strict=True) if "webp" in kind)
-    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))))
-    found = runs.grouped([runs.read(sweep / "hps" / "seed0")])
-    tasks = tasks_for("synthrooms")
-    (example,), steps = pictures.examples(found, tasks, 1)
-    np.testing.assert_array_equal(image, example.image)
+    webp = [x for x, kind in zip(shown.sources, kinds, strict=True) if "webp" in kind]
     trained = inference.load(sweep / "hps" / "seed0")
-    predicted = np.asarray(inference.predictor(trained)(example.image[None])["depth"][0])
-    label, tile = example.shown[1].tiles
-    np.testing.assert_array_equal(tile, tasks[1].colours(predicted))
-    assert steps == [fake_runs.STEPS] and (label != tile).any()
+    (batch,) = pipeline.eval_batches(
+        [pipeline.load(pipeline.prepare(trained.config.data), "val")[0]],
+        TASKS,
+        batch_size=1,
+        image_size=(32, 64),
+        threads=0,
+    )
+    np.testing.assert_array_equal(decoded(webp[0]), batch["image"][0])
+    depth = np.asarray(inference.predictor(trained)(batch["image"])["depth"][0])
+    label, prediction = (decoded(x) for x in webp[4:6])
+    np.testing.assert_array_equal(label, DEPTH.colours(batch["labels"]["depth"][0]))
+    np.testing.assert_array_equal(prediction, DEPTH.colours(depth))
+    assert (label != prediction).any() and f"hps: seed 0, step {fake_runs.STEPS}" in text
+
+
+def decoded(uri):
+    """The picture (h, w, 3) of a data URI."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
 def test_folders_are_searched_and_what_has_no_results_is_left_out(sweep, tmp_path):
@@ -287,10 +348,21 @@ def test_a_run_is_read_with_what_it_lacks(sweep, tmp_path):
 
 
 def test_text_of_users_is_escaped():
-    table = Table("<T>", "network", ("a",), (Row("<b>", ("1",)),))
-    empty = page.Content("x", (), table, (), (), (), (), (), [("overrides", "<i>")])
-    text = page.render(empty)
-    assert "&lt;T&gt;" in text and "&lt;b&gt;" in text and "&lt;i&gt;" in text
+    text = report.render(
+        title="<x>",
+        facts="",
+        tables=[make_table("<T>", "<b>", "<1>", ("<n>",))],
+        names=["<name>"],
+        colour=pictures.colour,
+        charts={"<chart>": "data:"},
+        examples=[("data:", {"<task>": ["data:", "data:"]})],
+        pixelated=False,
+        predicted_by="<by>",
+        settings={"overrides": "<i>"},
+    )
+    for word in ("x", "T", "b", "1", "n", "name", "chart", "task", "by", "i"):
+        assert f"&lt;{word}&gt;" in text and f"<{word}>" not in text
+    assert not Page(text).open
 
 
 def test_configs_of_a_group_may_have_other_overrides():
