@@ -4,19 +4,21 @@
     python -m emanet_jax.predict --workdir=runs/quickstart --video=walk.mp4 --output=out
     python -m emanet_jax.predict --workdir=runs/quickstart --video=camera --seconds=20 --output=out
 
-Of photos/a.jpg it writes out/a.png, a sheet with the photo and every task's map, and out/a.npz with
-the maps at the photo's size, by task: class ids (h, w) as uint8, all else as float32, depth (h, w)
-in metres, normals (h, w, 3). Photos may have any sizes and formats: all are stretched to the size
-that the network takes, so batches mix them, and its maps are brought back. --size=480x640 runs the
-network at another size, such as one nearer to the photos' shape. What cannot be read is named and
-left out, and the exit status is 1. Files of the same names in --output are replaced, nothing else.
+For photos/a.jpg it writes out/a.png, a figure with the photo and every task's map, and out/a.npz
+with the maps at the photo's size: class ids (h, w) as uint8, all else as float32, depth (h, w) in
+metres, normals (h, w, 3). Photos may have any sizes and formats: all are stretched to the size that
+the network takes, so batches mix them, and its maps are brought back. --size=480x640 runs the
+network at another size, such as one nearer to the photos' shape. Files that cannot be read are
+named and left out, and the exit status is 1. Files of the same names in --output are replaced,
+nothing else.
 
-Of a video it writes the sheets alone, as out/NAME.mp4. Ctrl-C ends it early.
+For a video it writes the figures alone, as out/NAME.mp4. Ctrl-C ends it early.
 """
 
 import logging
 import os
 from pathlib import Path
+from typing import Literal, cast
 
 from absl import flags
 from etils import epath
@@ -37,7 +39,7 @@ _SIZE = flags.DEFINE_string("size", None, "Size to run the network at, 288x384; 
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 8, "Images that go through the network together.", lower_bound=1, upper_bound=4096
 )
-_PANELS = flags.DEFINE_bool("panels", True, "Write the .png files.")
+_FIGURES = flags.DEFINE_bool("figures", True, "Write the .png files.")
 _ARRAYS = flags.DEFINE_bool("arrays", True, "Write the .npz files.")
 _EVERY = flags.DEFINE_integer("every", 1, "Take one of so many frames of a video.", lower_bound=1)
 _SECONDS = flags.DEFINE_integer("seconds", None, "Of a video to take; all.", lower_bound=1)
@@ -48,8 +50,8 @@ _LOG = logging.getLogger("emanet_jax.predict")
 def _command() -> int:
     if bool(_IMAGES.value) == (_VIDEO.value is not None):
         raise UserError("give either --images, such as --images='photos/*.jpg', or --video.")
-    if _IMAGES.value and not (_PANELS.value or _ARRAYS.value):
-        raise UserError("--nopanels and --noarrays together leave nothing to write.")
+    if _IMAGES.value and not (_FIGURES.value or _ARRAYS.value):
+        raise UserError("--nofigures and --noarrays together leave nothing to write.")
     size = None if _SIZE.value is None else cli.image_size("size", _SIZE.value)
     output = Path(_OUTPUT.value).expanduser()
 
@@ -58,7 +60,8 @@ def _command() -> int:
     from emanet_jax.predict import loops, photos
 
     paths = photos.find(_IMAGES.value) if _IMAGES.value else []
-    trained = inference.load(epath.Path(_WORKDIR.value).expanduser(), _CHECKPOINT.value, size)
+    which = cast(Literal["best", "latest"], _CHECKPOINT.value)
+    trained = inference.load(epath.Path(_WORKDIR.value).expanduser(), which, size)
     h, w = trained.config.data.image_size
     _LOG.info(
         "%s: %s on %s, images of %dx%d.",
@@ -73,7 +76,7 @@ def _command() -> int:
         return 0
     network = inference.AnySize(trained, min(_BATCH_SIZE.value, len(paths)))
     left_out = loops.write_photos(
-        network, paths, output, panels=_PANELS.value, arrays=_ARRAYS.value
+        network, paths, output, with_figures=_FIGURES.value, with_arrays=_ARRAYS.value
     )
     _LOG.info("%s: %d photos, %d left out.", output, len(paths) - len(left_out), len(left_out))
     return int(bool(left_out))

@@ -1,4 +1,4 @@
-"""Picture files of any kind: which ones are meant, what they hold, names for what they become."""
+"""Image files of any format: finding them, reading them, names for their outputs."""
 
 import collections
 import glob
@@ -14,15 +14,15 @@ from PIL import Image, ImageOps
 from emanet_jax.errors import UserError
 
 Image.init()  # loads all of Pillow's readers
-# Those that are tried: of photographs and screenshots; some others start programs.
+# Formats of photographs and screenshots; some other readers of Pillow start programs.
 _FORMATS = [
     *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA"),
     *("TIFF", "WEBP"),
 ]
 _FORMATS = [name for name in _FORMATS if name in Image.OPEN]  # Pillow can be built without some
 _ENDINGS = {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
-# What they can raise about a damaged file.
-_FAULTS = (
+# Errors of Pillow's readers for damaged files.
+_READ_ERRORS = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -42,8 +42,8 @@ _FAULTS = (
 def find(values: Sequence[str]) -> list[Path]:
     """The files that --images names, each once: files, folders and globs, separated by commas.
 
-    Of a folder, the files with the ending of a picture; of a glob, all files. Both in the order of
-    their names. A value that is there as a file is taken whole, with its commas and brackets.
+    A folder stands for its files with the ending of a picture, a glob for all files, both in the
+    order of their names. A value that is a file itself is taken whole, with commas and brackets.
 
     Raises:
         UserError: one of them stands for no file.
@@ -75,10 +75,10 @@ def _matches(name: str) -> list[str]:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """A name for what is made of each file, without an ending; all differ.
+    """A name without ending for each file's outputs; all differ.
 
-    The file's own; below the folders that tell the files' folders apart, and with its ending where
-    it is one of several that differ in nothing else.
+    It is the file's path below the folder that all share; with the ending where files differ in
+    nothing else.
     """
     root = os.path.commonpath([path.parent for path in paths])
     whole = [str(path.relative_to(root)) for path in paths]
@@ -89,9 +89,9 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def read(path: Path) -> np.ndarray:
-    """A file's picture as people see it, the first of several: (h, w, 3) uint8.
+    """Reads an image file, the first frame of several: (h, w, 3) uint8.
 
-    Turned as its EXIF data say; transparent parts are white; 16 bits a channel become 8, and
+    Oriented by its EXIF data; transparent parts are white; 16 bits a channel become 8, and
     floating-point numbers are taken as 0 to 1.
 
     Raises:
@@ -100,10 +100,10 @@ def read(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
-    except _FAULTS as error:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        said = " ".join(said.split()).rstrip(".").replace(f" '{path}'", "")
-        raise UserError(f"{path} cannot be read as a picture: {said}.") from error
+    except _READ_ERRORS as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(reason.split()).rstrip(".").replace(f" '{path}'", "")
+        raise UserError(f"{path} cannot be read as a picture: {reason}.") from error
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

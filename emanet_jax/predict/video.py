@@ -1,4 +1,4 @@
-"""Videos and cameras as pictures, and pictures as a video, through imageio's ffmpeg."""
+"""Frames of videos and cameras, and videos from frames, by imageio's ffmpeg."""
 
 import contextlib
 import logging
@@ -17,9 +17,7 @@ from emanet_jax.errors import UserError
 CAMERA = "camera"
 # Otherwise ffmpeg starts in a way that can hang beside JAX's threads (a fork that runs Python).
 os.environ["IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"] = "1"
-# It tells of every turned video.
-logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
-_WRITER = {"format": "FFMPEG", "macro_block_size": 2, "ffmpeg_log_level": "error"}
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of every rotated video
 
 
 class Frames:
@@ -30,7 +28,7 @@ class Frames:
 
     Attributes:
         rate: frames a second.
-        count: of all frames, about; None for a camera.
+        count: of all frames, estimated; None for a camera.
 
     Raises:
         UserError: it cannot be opened.
@@ -40,8 +38,8 @@ class Frames:
         if source != CAMERA and not os.path.isfile(source):
             raise UserError(f"--video={source}: there is no such file.")
         try:
-            about, self._frames = (_camera if source == CAMERA else _file)(source)
-        except IndexError as error:  # imageio's word for it
+            about, self._frames = _camera() if source == CAMERA else _file(source)
+        except IndexError as error:  # imageio's error for a missing camera
             raise UserError(f"--video={CAMERA}: no camera answers.") from error
         except OSError as error:
             raise UserError(f"--video={source} cannot be read as a video.") from error
@@ -61,8 +59,8 @@ class Frames:
 
 
 def _file(source: str) -> tuple[dict[str, Any], Generator[np.ndarray, None, None]]:
-    """What is known about a video file, and its frames."""
-    # By its whole name, which cannot look like an address; imageio goes by a few endings.
+    """The metadata of a video file, and its frames (h, w, 3) uint8."""
+    # By its absolute path, which cannot look like a URL; imageio itself takes a few endings only.
     frames = imageio_ffmpeg.read_frames(os.path.abspath(source))
     about = next(frames)
     w, h = about["size"]
@@ -75,20 +73,20 @@ def _file(source: str) -> tuple[dict[str, Any], Generator[np.ndarray, None, None
     return about, pictures()
 
 
-def _camera(_: str) -> tuple[dict[str, Any], Generator[np.ndarray, None, None]]:
-    """What is known about the first camera, and its frames."""
+def _camera() -> tuple[dict[str, Any], Generator[np.ndarray, None, None]]:
+    """The metadata of the first camera, and its frames (h, w, 3) uint8."""
     reader = imageio.get_reader("<video0>", "FFMPEG")
 
     def pictures() -> Generator[np.ndarray, None, None]:
         with reader:
-            yield from reader
+            yield from reader.iter_data()
 
     return reader.get_meta_data(), pictures()
 
 
 @contextlib.contextmanager
 def writer(path: Path, rate: float) -> Iterator["imageio.core.Format.Writer"]:
-    """Something whose `append_data` takes frames (h, w, 3) uint8, h and w even, for an .mp4 file.
+    """Opens an .mp4 file; its `append_data` takes frames (h, w, 3) uint8, h and w even.
 
     The file is there, whole, when the `with` block has ended.
 
@@ -97,14 +95,17 @@ def writer(path: Path, rate: float) -> Iterator["imageio.core.Format.Writer"]:
     """
     part = path.with_name(f".{path.stem}.part.mp4")
     try:
-        with imageio.get_writer(part, **_WRITER, fps=rate) as opened:
+        opened = imageio.get_writer(
+            part, format="FFMPEG", fps=rate, macro_block_size=2, ffmpeg_log_level="error"
+        )
+        with opened:
             yield opened
-        # A full disk is noticed here alone: ffmpeg ends without its index, and nobody hears of it.
+        # Only reading shows that the disk was full: ffmpeg then leaves out the index, silently.
         imageio.get_reader(part, "FFMPEG").close()
         part.replace(path)
     except OSError as error:
-        said = error.strerror or "ffmpeg could not finish it"
-        raise UserError(f"--output: {path} cannot be written: {said}.") from error
+        reason = error.strerror or "ffmpeg could not finish it"
+        raise UserError(f"--output: {path} cannot be written: {reason}.") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -70,8 +70,8 @@ PREDICT = {
     "by no run": command("predict", "--workdir=elsewhere", "--output=o", f"--images={_PHOTO}").but(
         "elsewhere holds no run"
     ),
-    "nothing to write": command(*_PREDICT, f"--images={_PHOTO}", "--nopanels", "--noarrays").but(
-        "--nopanels and --noarrays"
+    "nothing to write": command(*_PREDICT, f"--images={_PHOTO}", "--nofigures", "--noarrays").but(
+        "--nofigures and --noarrays"
     ),
     "at no size": command(*_PREDICT, f"--images={_PHOTO}", "--size=33x64").but("--size=33x64"),
     "over the photos": command(

@@ -125,8 +125,8 @@ def test_arrays_of_a_run_are_what_steps_predict_gives(run, tmp_path):
                 for task, values in expected.items():
                     values = np.asarray(values)[0].reshape(arrays[task].shape)
                     np.testing.assert_array_equal(arrays[task], values)
-        with Image.open(out / f"{name}.png") as panel:
-            assert max(panel.size) > 560
+        with Image.open(out / f"{name}.png") as figure:
+            assert max(figure.size) > 560
 
 
 def test_photos_are_never_written_over(linear, tmp_path):
@@ -136,7 +136,7 @@ def test_photos_are_never_written_over(linear, tmp_path):
     network = inference.AnySize(linear, 1)
     with pytest.raises(UserError, match="would write over the photo"):
         loops.write_photos(network, [photo], tmp_path)
-    assert loops.write_photos(network, [photo], tmp_path, panels=False) == []
+    assert loops.write_photos(network, [photo], tmp_path, with_figures=False) == []
     assert photo.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.png"]
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_written_is_one_sentence(linear, tmp_path):
     network = inference.AnySize(linear, 1)
     (tmp_path / "out" / "a.npz").mkdir(parents=True)
     with pytest.raises(UserError, match=r"out/a\.npz cannot be written: .*irectory"):
-        loops.write_photos(network, [tmp_path / "a.png"], tmp_path / "out", panels=False)
+        loops.write_photos(network, [tmp_path / "a.png"], tmp_path / "out", with_figures=False)
     assert not list(tmp_path.rglob("*.part"))
     with pytest.raises(UserError, match=r"a\.png cannot be made: File exists"):
-        loops.write_photos(network, [tmp_path / "a.png"], tmp_path / "a.png", panels=False)
+        loops.write_photos(network, [tmp_path / "a.png"], tmp_path / "a.png", with_figures=False)

@@ -1,4 +1,4 @@
-"""Picture files of every kind: what is read, which files are meant, what becomes of their names."""
+"""Image files of every kind: finding them, reading them, names for their outputs."""
 
 import io
 

@@ -6,7 +6,7 @@ import pytest
 
 from emanet_jax import inference
 from emanet_jax.errors import UserError
-from emanet_jax.predict import loops, sheets, video
+from emanet_jax.predict import figures, loops, video
 
 RATE = 10
 
@@ -35,7 +35,7 @@ def _read(path):
         ({"seconds": 1, "every": 9}, [0, 9]),
     ],
 )
-def test_a_video_becomes_a_video_of_sheets(linear, clip, tmp_path, options, kept):
+def test_a_video_becomes_a_video_of_figures(linear, clip, tmp_path, options, kept):
     network = inference.AnySize(linear, 3)
     path, source = tmp_path / "out" / "grey.mp4", tmp_path / "any: ending.x"
     source.write_bytes(clip.read_bytes())
@@ -43,7 +43,7 @@ def test_a_video_becomes_a_video_of_sheets(linear, clip, tmp_path, options, kept
     rate, frames = _read(path)
     assert rate == pytest.approx(RATE / options.get("every", 1), rel=0.01)
     assert len(frames) == len(kept)
-    h, w = sheets.tile_size((48, 64))
+    h, w = figures.tile_size((48, 64))
     tiles = frames[:, 40 : 20 + h, 30:w].astype(int)  # of the picture itself
     np.testing.assert_allclose(tiles.mean((1, 2, 3)), [25 * k for k in kept], atol=6)
     assert [x.name for x in path.parent.iterdir()] == ["grey.mp4"]

@@ -1,11 +1,11 @@
-"""What a sheet shows of every task: its colours, and their key."""
+"""Figures of images: every task's colours and their key."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from emanet_jax.predict import sheets
+from emanet_jax.predict import figures
 from emanet_jax.tasks import DATASET_TASKS, tasks_for
 
 
@@ -36,12 +36,12 @@ def _maps(tasks, size):
 
 @pytest.mark.parametrize("dataset", ["pascal_context", "cityscapes"])
 @pytest.mark.parametrize("size", [(30, 40), (500, 100), (10, 1000)])
-def test_a_sheet_shows_every_map_and_its_key(dataset, size):
+def test_a_figure_shows_every_map_and_its_key(dataset, size):
     tasks = tasks_for(dataset)
-    h, w = sheets.tile_size(size)
+    h, w = figures.tile_size(size)
     assert max(h, w) == 560 and abs(h / w / (size[0] / size[1]) - 1) < 0.1
     maps = _maps(tasks, (h, w))
-    page = sheets.sheet(np.full((h, w, 3), 10, np.uint8), maps, tasks)
+    page = figures.figure(np.full((h, w, 3), 10, np.uint8), maps, tasks)
     assert page.dtype == np.uint8 and page.shape[0] % 2 == page.shape[1] % 2 == 0
     assert _holds(page, (10, 10, 10)).all()
     for task in tasks:
@@ -63,17 +63,17 @@ def test_a_legend_has_the_classes_that_occur(dataset):
     picture = np.full((560, 560, 3), 10, np.uint8)
     colours = task.to_rgb(np.arange(task.channels)[None, :, None])[0]
     greys = np.ptp(colours, 1) == 0  # words have them too
-    found = _holds(sheets.sheet(picture, maps, [task]), *colours)
+    found = _holds(figures.figure(picture, maps, [task]), *colours)
     assert set(np.flatnonzero(found & ~greys)) == {0, 3} - set(np.flatnonzero(greys))
-    assert _holds(sheets.sheet(picture, maps, [task], all_classes=True), *colours).all()
+    assert _holds(figures.figure(picture, maps, [task], all_classes=True), *colours).all()
 
 
 def test_metres_are_written_where_they_are_metres():
     (depth,) = tasks_for("synthrooms", ["depth"])
     maps = {"depth": np.full((560, 560, 1), 2.0, np.float32)}
     picture = np.zeros((560, 560, 3), np.uint8)
-    metres = sheets.sheet(picture, maps, [depth])
-    plain = sheets.sheet(picture, maps, [dataclasses.replace(depth, unit="")])
+    metres = figures.figure(picture, maps, [depth])
+    plain = figures.figure(picture, maps, [dataclasses.replace(depth, unit="")])
     differ = np.argwhere((metres != plain).any(-1))[:, 0]
     assert len(differ) and not ((differ > 40) & (differ < 590)).any()  # caption and bar alone
     assert tasks_for("cityscapes", ["depth"])[0].unit == "" and depth.unit == "m"

@@ -1,4 +1,4 @@
-"""A sheet for one picture: the picture, and each task's map in its colours with their key."""
+"""The figure of one image: the image, and each task's map in its colours, with their key below."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,100 +13,96 @@ _NARROWEST = 300  # column, for the words above and below a tile
 _MARGIN = 12
 _TEXT = 15
 _BALL = 56
-_SHAPE = 1.6  # width to height that sheets come near to
-_OPACITY = 0.6  # of classes over the picture
+_SHAPE = 1.6  # width to height that figures come near to
+_OPACITY = 0.6  # of classes over the image
 
 
 def tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) at which a picture of `image_size` (h, w) stands on its sheet."""
+    """(h, w) at which an image of `image_size` (h, w) stands in its figure."""
     scale = _TILE / max(image_size)
     h, w = (max(1, round(side * scale)) for side in image_size)
     return h, w
 
 
-def sheet(
-    picture: np.ndarray,
+def figure(
+    image: np.ndarray,
     maps: Mapping[str, np.ndarray],
     tasks: Sequence[Task],
     *,
     all_classes: bool = False,
 ) -> np.ndarray:
-    """The picture and, task by task, classes laid over it, quantities with a bar, or vectors.
+    """The image and, task by task, classes laid over it, quantities with a bar, or vectors.
 
     Args:
-        picture: (h, w, 3) uint8, of a `tile_size`.
+        image: (h, w, 3) uint8, of a `tile_size`.
         maps: {task: (h, w, k)} after the activation.
         tasks: to show.
-        all_classes: in the legends, so that sheets of the same size are alike; otherwise those
+        all_classes: in the legends, so that figures of the same size are alike; otherwise those
             that occur.
 
     Returns:
         uint8 (height, width, 3), both even.
     """
-    h, w = picture.shape[:2]
-    cell_w = max(w, _NARROWEST)
-    cells = [("image", picture, Image.new("RGB", (cell_w, 1), "white"))]
+    h, w = image.shape[:2]
+    width = max(w, _NARROWEST)
+    cells = [("image", image, Image.new("RGB", (width, 1), "white"))]
     for task in tasks:
         values = maps[task.name]
-        tile = _colours(task, values)
+        caption, tile = task.name, _colours(task, values)
         if task.class_names:
-            tile = np.rint(_OPACITY * tile + (1 - _OPACITY) * picture).astype(np.uint8)
+            tile = np.rint(_OPACITY * tile + (1 - _OPACITY) * image).astype(np.uint8)
             ids = range(len(task.class_names)) if all_classes else np.unique(values)
-            key = legend(task, ids, cell_w)
+            key = legend(task, ids, width)
         elif task.limit is not None:
-            key = _bar(task, cell_w)
+            caption += f": {values.min():.3g} to {values.max():.3g} {task.unit}".rstrip()
+            key = _bar(task, task.limit, width)
         else:
-            key = _ball(task, cell_w)
-        cells.append((_caption(task, values), tile, key))
+            key = _ball(task, width)
+        cells.append((caption, tile, key))
 
-    step_x, top = cell_w + _MARGIN, _TEXT + _MARGIN
+    step_x, top = width + _MARGIN, _TEXT + _MARGIN
     columns = _columns(len(cells), step_x, top + h + _MARGIN)
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     heights = [top + h + 2 * _MARGIN + max(key.height for _, _, key in row) for row in rows]
-    size = (columns * step_x + _MARGIN, sum(heights) + _MARGIN)
-    page = Image.new("RGB", tuple(side + side % 2 for side in size), "white")
+    sides = (columns * step_x + _MARGIN, sum(heights) + _MARGIN)
+    page = Image.new("RGB", (sides[0] + sides[0] % 2, sides[1] + sides[1] % 2), "white")
     draw = ImageDraw.Draw(page)
-    for r, row in enumerate(rows):
-        y = _MARGIN // 2 + sum(heights[:r])
+    y = _MARGIN // 2
+    for row, height in zip(rows, heights, strict=True):
         for column, (caption, tile, key) in enumerate(row):
             x = _MARGIN + column * step_x
             draw.text((x, y), caption, "black", ImageFont.load_default(_TEXT))
             page.paste(Image.fromarray(tile), (x, y + top))
             page.paste(key, (x, y + top + h + _MARGIN // 2))
+        y += height
     return np.asarray(page)
 
 
 def _columns(count: int, step_x: int, step_y: int) -> int:
-    """How many of `count` cells to put side by side: a fair shape, few places left empty."""
+    """The number of `count` cells to put side by side: a good shape, few places left empty."""
 
-    def faults(columns: int) -> float:
+    def penalty(columns: int) -> float:
         rows = -(-count // columns)
         shape, empty = columns * step_x / (rows * step_y), rows * columns / count - 1
         return abs(np.log(shape / _SHAPE)) + 2 * empty
 
-    return min(range(1, count + 1), key=faults)
+    return min(range(1, count + 1), key=penalty)
 
 
 def _colours(task: Task, values: np.ndarray) -> np.ndarray:
-    """Of predictions: none is invalid, as labels of the same value can be."""
+    """Colours of predictions, of which none is invalid, as labels of the same value can be."""
     return np.asarray(task.to_rgb(values)).astype(np.uint8)
 
 
-def _caption(task: Task, values: np.ndarray) -> str:
-    if task.limit is None:
-        return task.name
-    return f"{task.name}: {values.min():.3g} to {values.max():.3g} {task.unit}".rstrip()
-
-
-def _bar(task: Task, width: int) -> Image.Image:
+def _bar(task: Task, limit: float, width: int) -> Image.Image:
     """The colours of 0 to `limit`, with numbers below."""
     font = ImageFont.load_default(_TEXT)
     picture = Image.new("RGB", (width, _TEXT + 2 * _MARGIN), "white")
-    row = _colours(task, np.linspace(0, task.limit, width)[None, :, None])
+    row = _colours(task, np.linspace(0, limit, width)[None, :, None])
     picture.paste(Image.fromarray(np.repeat(row, _MARGIN, 0)), (0, 0))
     draw = ImageDraw.Draw(picture)
     for fifth in range(6):
-        words = f"{task.limit * fifth / 5:g}" + (f" {task.unit}" if fifth == 5 else "")
+        words = f"{limit * fifth / 5:g}" + (f" {task.unit}" if fifth == 5 else "")
         x = (width - 1) * fifth / 5
         draw.line((x, _MARGIN, x, _MARGIN + 4), "black")
         left = np.clip(x - font.getlength(words) / 2, 0, width - font.getlength(words))
