@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from emanet_jax.compare import runs
 from emanet_jax.config import read_config
 from emanet_jax.data import files, nyuv2_labeled, pascal_context
 from emanet_jax.errors import UserError
@@ -41,6 +42,10 @@ def pristine(tmp_path_factory):
     (root / workdir.CONFIG).write_text(workdir.to_json(tiny.get_config()))
     rows = [{"step": step, "train/loss": 0.5} for step in range(5)]
     (root / workdir.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = {"step": 4, "semseg/miou_percent": 40.5, "depth/rmse_m": None}
+    (root / workdir.RESULTS).write_text(json.dumps(results, indent=2))
+    classes = {"step": 4, "semseg/iou_percent": {"bed": 40.5, "wall": None}}
+    (root / workdir.PER_CLASS).write_text(json.dumps(classes, indent=2))
     (root / workdir.ENVIRONMENT).write_text(json.dumps([{"step": 0, "jax": "0.10.2"}], indent=2))
     return root
 
@@ -70,6 +75,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.safetensors": read_state_dict,
     workdir.CONFIG: lambda path: read_config(path, str(path)),
     workdir.METRICS: lambda path: logs.read_scalars(epath.Path(path)),
+    workdir.RESULTS: lambda path: runs.read_evaluation(epath.Path(path), runs.numbers),
+    workdir.PER_CLASS: lambda path: runs.read_evaluation(epath.Path(path), runs.numbers_by_class),
     workdir.ENVIRONMENT: lambda path: environment.read(epath.Path(path).parent),
 }
 

@@ -152,9 +152,9 @@ def read(directory: epath.Path) -> Run:
             f"{directory} has not been evaluated yet, so that there is no {workdir.RESULTS} in it: "
             "train it, or leave it out of --workdirs."
         )
-    step, results = _evaluation(path, _numbers)
+    step, results = read_evaluation(path, numbers)
     path = directory / workdir.PER_CLASS
-    _, per_class = _evaluation(path, _by_class) if path.exists() else (step, {})
+    _, per_class = read_evaluation(path, numbers_by_class) if path.exists() else (step, {})
     last = {"total_steps": None, "devices": None, "device": None}
     last |= (environment.read(directory) or [{}])[-1]
     return Run(
@@ -169,26 +169,32 @@ def read(directory: epath.Path) -> Run:
     )
 
 
-def _evaluation(
+def read_evaluation(
     path: epath.Path, convert: Callable[[dict[str, Any]], dict[str, T]]
 ) -> tuple[int, dict[str, T]]:
-    """The step of an evaluation and its converted values, from results.json or per_class.json."""
+    """The step of an evaluation and its values, from results.json or per_class.json.
+
+    Raises:
+        UserError: the file cannot be read or converted.
+    """
     try:
         values = json.loads(path.read_text())
         return int(values.pop("step")), convert(values)
-    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as the results of an evaluation ({type(error).__name__}: "
             f"{error}); evaluate the run again."
         ) from error
 
 
-def _numbers(values: dict[str, float | None]) -> dict[str, float]:
+def numbers(values: dict[str, float | None]) -> dict[str, float]:
+    """The values with NaN for null."""
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 
-def _by_class(values: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
-    return {name: _numbers(by_class) for name, by_class in values.items()}
+def numbers_by_class(values: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
+    """The values by class with NaN for null."""
+    return {name: numbers(by_class) for name, by_class in values.items()}
 
 
 def check_comparable(runs: Sequence[Run]) -> tuple[Task, ...]:
