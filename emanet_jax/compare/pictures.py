@@ -37,7 +37,6 @@ _STYLE: dict[Any, Any] = {
 }
 _SMALL = 256 * 256  # pixels of a picture up to which it is kept without loss: it will be enlarged
 
-
 Example = tuple[str, dict[str, list[str]]]  # an image; {task: its label and the predictions}
 
 
@@ -79,14 +78,16 @@ def curve(group: Group, name: str) -> pd.DataFrame:
 
 
 def _draw(curves: Sequence[pd.DataFrame]) -> str:
+    """A chart with the mean and the range of each group's seeds."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 2.6), layout="constrained")
         axes = figure.subplots()
         for index, seeds in enumerate(curves):
             marker = "o" if len(seeds) <= 20 else ""
             axes.plot(seeds.mean(axis=1), marker, ls="-", c=colour(index), lw=1.6, ms=3)
-            low, high = seeds.min(axis=1), seeds.max(axis=1)
-            axes.fill_between(seeds.index, low, high, color=colour(index), alpha=0.15, lw=0)
+            if seeds.shape[1] > 1:
+                ends = seeds.min(axis=1), seeds.max(axis=1)
+                axes.fill_between(seeds.index, *ends, color=colour(index), alpha=0.15, lw=0)
         axes.set_xlabel("step")
         axes.set_xlim(left=0)
         axes.grid(color=_GREY, alpha=0.25, linewidth=0.6)
