@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.cityscapes_step import random_batch
 from benchmarks.timing import machine, size
-from emanet_jax import balancing, models
+from emanet_jax import balancing, cpu, models
 from emanet_jax.balancing.grads import PASSES
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
@@ -58,7 +58,7 @@ def compiled_step(
     """The training loop's own step with a method; not donated, so that it can be repeated."""
     tasks = tasks_for("nyuv2")
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
-    options = sharding.compiler_options(sharding.make_mesh())
+    options = cpu.compiler_options(sharding.make_mesh())
     balance = balancing.make_balancing(method, {task.name: 1.0 for task in tasks}, 100)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(

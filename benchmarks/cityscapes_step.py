@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks.timing import machine, size
-from emanet_jax import balancing, models
+from emanet_jax import balancing, cpu, models
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
 from emanet_jax.types import Task
@@ -42,7 +42,7 @@ def run(image_size: tuple[int, int], backbone: str, count: int, compile_only: bo
     model = models.build("ema_net", tasks, backbone=backbone, image_size=image_size)
     model = steps.NormalisedImages(model, "imagenet")
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, count), l2=1e-4)
-    options = sharding.compiler_options(sharding.make_mesh())
+    options = cpu.compiler_options(sharding.make_mesh())
     balance = balancing.make_balancing("fixed", {task.name: 1.0 for task in tasks}, 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.ctal_report import HEADER, Row, line, plot, skip, summary, write_csv
 from benchmarks.timing import machine, seconds
+from emanet_jax import cpu
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.models.ctal import CrossTaskAffinity, choose_implementation
 from emanet_jax.training import sharding
@@ -112,7 +113,7 @@ def relative_errors(tree: Any, reference: Any) -> list[float]:
 
 def measure(case: Case, names: Iterable[str], budget: int, grouped_pixels: int) -> list[Row]:
     """All implementations on one case."""
-    options = sharding.compiler_options(sharding.make_mesh())
+    options = cpu.compiler_options(sharding.make_mesh())
     params, features = parameters(case), case.features()
     auto, _ = choose_implementation(
         case.batch, case.tasks, case.channels, case.pixels, case.tasks, 4

@@ -22,7 +22,7 @@ from jax.experimental import topologies
 
 from benchmarks.cityscapes_step import random_batch
 from benchmarks.timing import machine, seconds, size
-from emanet_jax import balancing, models
+from emanet_jax import balancing, cpu, models
 from emanet_jax.models.remat import CHOICES, rematerialised
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
@@ -60,7 +60,7 @@ def measure(
     model = steps.NormalisedImages(model, "imagenet")
     optimizer = optim.make_optimizer(optim.make_schedule("constant", 1e-4, 1), l2=1e-4)
     mesh = sharding.make_mesh(devices=[device or jax.devices()[0]])
-    options = sharding.compiler_options(mesh)
+    options = cpu.compiler_options(mesh)
     balance = balancing.make_balancing("fixed", {task.name: 1.0 for task in tasks}, 1)
     create = functools.partial(steps.create_state, model, optimizer, balance, image_size, 0)
     step = functools.partial(

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from benchmarks.timing import machine, size
-from emanet_jax import balancing, models
+from emanet_jax import balancing, cpu, models
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
 from emanet_jax.types import Task
@@ -70,7 +70,7 @@ def memory(
         step,
         donate_argnums=0,
         out_shardings=on_all,
-        compiler_options=sharding.compiler_options(mesh),
+        compiler_options=cpu.compiler_options(mesh),
     )
     analysis = jitted.lower(state, batch).compile().memory_analysis()
     return analysis.temp_size_in_bytes / 2**20, analysis.argument_size_in_bytes / 2**20

@@ -33,14 +33,17 @@ def at_size(
 
 def restore(config: ml_collections.ConfigDict, directory: epath.Path) -> Any:
     """The train state of the best checkpoint of a run."""
-    from emanet_jax.training.experiment import make_experiment, open_checkpoints
+    from emanet_jax.training import workdir
+    from emanet_jax.training.checkpoint import Checkpoints
+    from emanet_jax.training.experiment import make_experiment
 
     experiment = make_experiment(config)
-    with open_checkpoints(config, directory, experiment.score, read_only=True) as checkpoints:
+    folder = directory / workdir.CHECKPOINTS
+    with Checkpoints(folder, experiment.checkpoint_policy, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise UserError(f"{directory} holds no checkpoint yet; train it first.")
-        return checkpoints.restore(step, experiment.abstract_state())[0]
+        return checkpoints.restore(step, experiment.abstract_state())
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
@@ -78,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             adapt_resolution(state, *grids), sharding.replicated(experiment.mesh)
         )
         name = "x".join(map(str, image_size))
-        found, _ = evaluation.evaluate_split(resized, experiment, adapted)
-        columns[name] = found.values
+        result = evaluation.evaluate_split(experiment, adapted)
+        assert result
+        columns[name] = result.values
     print(f"trained at {trained[0]}x{trained[1]}, evaluated at:")
     print(logs.table(columns))
     return columns

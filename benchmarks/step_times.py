@@ -1,4 +1,4 @@
-"""Step times of real runs: what logging, evaluation, checkpoints and panels cost the steps between.
+"""Step times of real runs: the cost of logs, evaluations, checkpoints and figures to other steps.
 
     python -m benchmarks.step_times                                  # HPS on hrnet_tiny, rooms
     python -m benchmarks.step_times --arms=nothing,everything --csv=runs/times.csv
@@ -20,6 +20,9 @@ which it does not on an accelerator.
 """
 
 import contextlib
+import dataclasses
+import functools
+import logging
 import pathlib
 import queue
 import tempfile
@@ -57,7 +60,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "log": ("prefetch", "log"),
     "evaluation": ("prefetch", "evaluation"),
     "checkpoint": ("prefetch", "checkpoint"),
-    "panel": ("prefetch", "panel"),
+    "figure": ("prefetch", "figure"),
     "everything": ("prefetch", *KINDS),
 }
 
@@ -69,7 +72,7 @@ _EVERY = {
     "log": flags.DEFINE_integer("log_every", 10, "Steps between.", lower_bound=1),
     "evaluation": flags.DEFINE_integer("evaluation_every", 100, "Steps between.", lower_bound=1),
     "checkpoint": flags.DEFINE_integer("checkpoint_every", 50, "Steps between.", lower_bound=1),
-    "panel": flags.DEFINE_integer("panel_every", 40, "Steps between.", lower_bound=1),
+    "figure": flags.DEFINE_integer("figure_every", 40, "Steps between.", lower_bound=1),
 }
 _SKIP = flags.DEFINE_integer("skip", 5, "Of a run's first steps, not counted.", lower_bound=1)
 _WORKDIR = flags.DEFINE_string("workdir", "", "New folder to keep the runs in; none: a temporary.")
@@ -117,7 +120,6 @@ class Recorder:
 
 
 def run_arm(
-    config: "ml_collections.ConfigDict",
     experiment: "Experiment",
     directory: pathlib.Path,
     total_steps: int,
@@ -127,8 +129,7 @@ def run_arm(
     """The calls of the jitted steps in one training, whose workdir also gets what it prints.
 
     Args:
-        config: of the network and the data.
-        experiment: what it comes to; its compiled steps are shared by all arms.
+        experiment: its compiled steps are shared by all arms.
         directory: workdir.
         total_steps: of the run.
         every: {kind of KINDS: steps between}; a kind that is missing is off but at the end.
@@ -140,26 +141,35 @@ def run_arm(
     import jax
 
     from emanet_jax.training import loop
+    from emanet_jax.training.experiment import Intervals
 
     never = total_steps + 1
-    config = config.copy_and_resolve_references().unlock()
-    config.log_every_steps = every.get("log", never)
-    config.checkpoint.every_steps = every.get("checkpoint", never)
-    config.panel_every_steps = every.get("panel", 0)
+    data = experiment.data
     if not prefetch:
-        config.data.threads = config.data.prefetch = 0
+        batches = functools.partial(data.train_batches, threads=0, prefetch=0)
+        data = data._replace(train_batches=batches)
     directory.mkdir(parents=True)
     with Recorder() as recorder, (directory / "output.txt").open("w") as output:
-        experiment = experiment._replace(
+        experiment = dataclasses.replace(
+            experiment,
+            data=data,
             total_steps=total_steps,
-            eval_every=every.get("evaluation", never),
+            every=Intervals(
+                log=every.get("log", never),
+                evaluation=every.get("evaluation", never),
+                checkpoint=every.get("checkpoint", never),
+                figure=every.get("figure", 0),
+            ),
             train_step=recorder.watched("train", experiment.train_step, lambda x: x[1]["loss"]),
             eval_step=recorder.watched(
                 "eval", experiment.eval_step, lambda x: jax.tree.leaves(x[0])[0]
             ),
         )
-        with contextlib.redirect_stdout(output):
-            loop.train(config.lock(), experiment, directory)
+        handler = logging.StreamHandler(output)
+        log = logging.getLogger("emanet_jax")
+        log.addHandler(handler)
+        loop.train(experiment, directory)
+        log.removeHandler(handler)
     done = sum(call.kind == "train" for call in recorder.calls)
     if done < total_steps:
         raise UserError(f"the run in {directory} was stopped at step {done}: nothing is written.")
@@ -190,14 +200,14 @@ def measure(
 
     experiment = make_experiment(config)
     print("warming up", flush=True)
-    run_arm(config, experiment, folder / "warm-up", 2, dict.fromkeys(KINDS, 1), prefetch=True)
+    run_arm(experiment, folder / "warm-up", 2, dict.fromkeys(KINDS, 1), prefetch=True)
     steps = []
     for number in range(rounds):
         for arm in [*arms[number % len(arms) :], *arms[: number % len(arms)]]:
             chosen = {kind: every[kind] for kind in KINDS if kind in ARMS[arm]}
             directory = folder / f"{arm}-{number + 1}"
             prefetch = "prefetch" in ARMS[arm]
-            calls = run_arm(config, experiment, directory, total_steps, chosen, prefetch)
+            calls = run_arm(experiment, directory, total_steps, chosen, prefetch)
             found = steps_of(calls, arm, number + 1, chosen, skip)
             steps += found
             print(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # What the loop does between two steps; of several at once the first gives the pause its name.
-KINDS = ("evaluation", "checkpoint", "panel", "log")
+KINDS = ("evaluation", "checkpoint", "figure", "log")
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 48  # characters of a line of the histogram
 

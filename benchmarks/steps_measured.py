@@ -19,7 +19,7 @@ from benchmarks.counts import held_mib, operations
 from benchmarks.longest import longest_operations
 from benchmarks.peaks import peak_tflops
 from benchmarks.timing import wall_and_cpu
-from emanet_jax import balancing, models
+from emanet_jax import balancing, cpu, models
 from emanet_jax.config import USUAL_BACKBONES, check_config
 from emanet_jax.models.remat import rematerialised
 from emanet_jax.tasks import tasks_for
@@ -185,7 +185,7 @@ def measure(
         The row, and lines on the operations of the trace that took longest.
     """
     mesh, run = program.mesh, program.phases[phase]
-    jit = functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
+    jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options(mesh))
     on_all = sharding.replicated(mesh)
     batch = sharding.to_devices(program.batch, mesh)
     shapes = jax.eval_shape(program.create)

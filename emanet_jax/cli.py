@@ -1,11 +1,10 @@
-"""What the commands share: flags, quiet libraries, one sentence for what is the user's to mend.
+"""Flags, log lines and exit status of the commands.
 
 A command's module defines its flags (`define_config` for --config) and ends in `cli.run(command)`.
 """
 
 import logging
 import os
-import pathlib
 import re
 import runpy
 import sys
@@ -13,39 +12,52 @@ from collections.abc import Callable
 
 from absl import app, flags
 from absl import logging as absl_logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from emanet_jax.config import LARGEST_SIDE
+from emanet_jax.config import LARGEST_SIDE, read_config
 from emanet_jax.errors import UserError
 
 flags.disclaim_key_flags()  # so that --help shows those that are made here as the command's own
 
-_CONFIG_FLAGS = ("--config", "-config")
-_SAVED = pathlib.Path(__file__).parent / "config.py"  # whose get_config reads a config.json
-# What a faulty config file can raise.
-_FAULTS_OF_CODE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-
 
 def define_config() -> flags.FlagHolder:
     """The flag --config, and --config.KEY=VALUE for its values."""
-    return config_flags.DEFINE_config_file(
+    holder = config_flags.DEFINE_config_file(
         "config",
         None,
         "Config file, with an optional argument: configs/nyuv2.py:model=hps,backbone=hrnet_w18. "
         "Single values: --config.batch_size=4. A run's own config.json starts the same run again.",
     )
+    flags.FLAGS["config"].parser = _ConfigFile()
+    return holder
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Turns the value of --config into a config; every error in its file is one sentence."""
+
+    def parse(self, path: str) -> ConfigDict:
+        """The locked config of FILE.py, FILE.py:ARGUMENT or config.json."""
+        if path.endswith(".json"):
+            return read_config(epath.Path(path), path)
+        path, *argument = path.split(":", 1)
+        if not os.path.isfile(path):
+            raise UserError("there is no such file.")
+        try:
+            content = runpy.run_path(path)
+            config = content["get_config"](*argument) if "get_config" in content else None
+        except UserError:
+            raise
+        except Exception as error:  # the file is the user's, and may raise anything
+            raise UserError(
+                f"{path} cannot be run as a config file ({type(error).__name__}: {error})."
+            ) from error
+        if not isinstance(config, ConfigDict):
+            raise UserError(
+                f"{path} is no config file: it must have a function get_config that returns a "
+                "ConfigDict, as configs/synthrooms.py does."
+            )
+        return config.lock()
 
 
 def define_path(name: str, words: str) -> flags.FlagHolder[str]:
@@ -81,40 +93,36 @@ def run(command: Callable[[], int | None]) -> None:
     A `UserError` or a wrong flag prints one line, "error: ...", and exits with 1.
     """
     try:
-        app.run(lambda _: _quietly(command), flags_parser=_parse_flags)
+        app.run(lambda _: _with_log(command), flags_parser=_parse_flags)
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
-def _quietly(command: Callable[[], int | None]) -> int | None:
-    """Runs the command with this package's notes as plain lines, the libraries' on --verbosity."""
+def _with_log(command: Callable[[], int | None]) -> int | None:
+    """Runs the command with this package's log on standard output, as plain lines.
+
+    Libraries log warnings, on standard error; --verbosity=0 adds what they do.
+    """
     if not flags.FLAGS["verbosity"].present:
-        # What goes wrong in their threads reaches us as an error as well.
-        absl_logging.set_verbosity(absl_logging.FATAL)
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        absl_logging.get_absl_handler().addFilter(_is_news)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    ours = logging.getLogger("emanet_jax")
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
+    log = logging.getLogger("emanet_jax")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return command()
 
 
-def _from_json(arg: str) -> str:
-    """--config=runs/a/config.json as a config file with an argument; anything else as it is."""
-    name, _, value = arg.partition("=")
-    is_json = name in _CONFIG_FLAGS and value.endswith(".json")
-    return f"{name}={_SAVED}:{value}" if is_json else arg
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leaves out Orbax and TFDS: they warn of the usual, and their errors are raised as well."""
+    return not re.search("orbax|tensorflow_datasets|asyncio", record.pathname)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Flags, with every fault of the user's as one sentence."""
-    argv = [_from_json(arg) for arg in _joined(argv)]
-    for arg in argv:
-        name, _, value = arg.partition("=")
-        if name in _CONFIG_FLAGS:
-            _try_config(*value.partition(":")[::2])
+    """Parses flags; every error is one sentence."""
     try:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # ml_collections' words for an unknown key
@@ -128,34 +136,3 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if rest[1:]:
         raise UserError(f"'{rest[1]}' is no flag; flags are written as --NAME=VALUE.")
     return rest
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """Arguments, "--config", "FILE" as the one "--config=FILE"."""
-    joined, rest = [], iter(argv)
-    for arg in rest:
-        joined.append(f"{arg}={next(rest, '')}" if arg in _CONFIG_FLAGS else arg)
-    return joined
-
-
-def _try_config(path: str, arg: str) -> None:
-    """Runs a config file before the flags do, whose words for its faults are many.
-
-    Raises:
-        UserError: there is no such file, it is no config file, or it refuses its argument.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"--config={path}: there is no such file.")
-    try:
-        content = runpy.run_path(path)
-        config = content["get_config"](*([arg] if arg else [])) if "get_config" in content else None
-    except UserError:
-        raise
-    except _FAULTS_OF_CODE as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"--config={path} cannot be run as a config file ({said}).") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f"--config={path} is no config file: it must have a function get_config that returns "
-            "a ConfigDict, as configs/synthrooms.py does."
-        )

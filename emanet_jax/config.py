@@ -1,7 +1,7 @@
-"""A run's configuration: every key with its default, what values may be, a saved one again.
+"""A run's config: every key with its default, what its value may be, and how it is saved.
 
-A recipe (configs/nyuv2.py) starts from `default_config` or `from_argument`, changes what it differs
-in and returns the config locked, so that a misspelt key is an error and not a silent default.
+A recipe (configs/nyuv2.py) starts from `from_argument`, changes what it differs in and returns the
+config locked, so that a misspelt key is an error and not a silent default.
 """
 
 import functools
@@ -14,29 +14,6 @@ import ml_collections
 from etils import epath
 
 from emanet_jax.errors import UserError
-
-# What may stand behind a config file's name: --config=configs/nyuv2.py:model=hps,backbone=hrnet_w18
-ARGUMENTS = {
-    "model": ("model", "name"),
-    "backbone": ("model", "backbone"),
-    "variant": ("model", "variant"),
-}
-
-# Of the networks that cannot be built on every backbone.
-USUAL_BACKBONES = {
-    "mtan": "segnet",
-    "ati_net": "segnet",
-    "mti_net": "hrnet_w18",
-    "ema_net_ms": "hrnet_w18",
-}
-
-# ImageNet weights by backbone, for recipes that start from them. torchvision's of Swin V2 are files
-# to fetch by hand: --config.model.pretrained=swin_v2_t.pth
-IMAGENET = {
-    "hrnet_w18": "timm/hrnet_w18_small_v2.ms_in1k",
-    "resnet34": "timm/resnet34.tv_in1k",
-    "resnet50": "timm/resnet50.tv_in1k",
-}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -96,8 +73,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 8
     config.log_every_steps = 10
     config.eval_every_epochs = 5.0
-    config.panel_images = 4
-    config.panel_every_steps = 0  # pictures between evaluations too; 0: only at evaluations
+    config.figure_images = 4  # of the evaluation split, drawn with labels and predictions
+    config.figure_every_steps = 0  # draw them between evaluations too; 0: only at evaluations
     # Metrics that need the host, such as boundary F (3 images of 512x512 a second): "always",
     # "last" (at the end of training and with --mode=eval) or "never".
     config.host_metrics = "last"
@@ -119,8 +96,33 @@ def default_config() -> ml_collections.ConfigDict:
     config.mesh = ml_collections.ConfigDict()
     config.mesh.spatial = 1  # devices that share the rows of an image
 
+    config.tensorboard = True  # curves and figures; False: metrics.jsonl and figure.png alone
     config.profile = False  # a trace of a few steps for TensorBoard
     return config
+
+
+# What may stand behind a config file's name: --config=configs/nyuv2.py:model=hps,backbone=hrnet_w18
+ARGUMENTS = {
+    "model": ("model", "name"),
+    "backbone": ("model", "backbone"),
+    "variant": ("model", "variant"),
+}
+
+# Backbones of the networks that cannot be built on every one.
+USUAL_BACKBONES = {
+    "mtan": "segnet",
+    "ati_net": "segnet",
+    "mti_net": "hrnet_w18",
+    "ema_net_ms": "hrnet_w18",
+}
+
+# ImageNet weights by backbone, for recipes that start from them. torchvision's of Swin V2 are files
+# to fetch by hand: --config.model.pretrained=swin_v2_t.pth
+IMAGENET = {
+    "hrnet_w18": "timm/hrnet_w18_small_v2.ms_in1k",
+    "resnet34": "timm/resnet34.tv_in1k",
+    "resnet50": "timm/resnet50.tv_in1k",
+}
 
 
 def from_argument(arg: str | None, backbone: str = "hrnet_w18") -> ml_collections.ConfigDict:
@@ -133,7 +135,7 @@ def from_argument(arg: str | None, backbone: str = "hrnet_w18") -> ml_collection
     Raises:
         UserError: the argument is not of this form or a key is unknown.
     """
-    chosen = {}
+    chosen: dict[str, str] = {}
     for part in arg.split(",") if arg else []:
         key, separator, value = part.partition("=")
         if not separator or key not in ARGUMENTS:
@@ -143,28 +145,21 @@ def from_argument(arg: str | None, backbone: str = "hrnet_w18") -> ml_collection
             )
         chosen[key] = value
     config = default_config()
-    chosen.setdefault("backbone", USUAL_BACKBONES.get(chosen.get("model"), backbone))
+    chosen.setdefault("backbone", USUAL_BACKBONES.get(chosen.get("model", ""), backbone))
     for key, value in chosen.items():
         group, field = ARGUMENTS[key]
         config[group][field] = value
     return config
 
 
-def with_argument(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
-    """Writes the network that `arg` names into a config, and locks it; see `from_argument`."""
-    if arg:
-        config.model.update(from_argument(arg).model)
-    return config.lock()
-
-
 LARGEST_SIDE = 16384  # pixels of an image, so that a slip does not fill the memory
 
-# Dictionaries whose keys each config chooses itself.
+# Groups whose keys each config chooses itself.
 FREE = ("task_weights", "model.overrides", "balancing_settings")
 
 
 class Rule(NamedTuple):
-    """What a value must be, in words and as a test."""
+    """A test of a value, and in words how the value must be."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -178,19 +173,28 @@ def _positive(high: int) -> Rule:
     return Rule(f"positive and at most {high}", lambda x: 0 < x <= high)
 
 
-def _size(value: tuple[int, ...]) -> bool:
+def _one_of(*values: str) -> Rule:
+    return Rule(f"one of {', '.join(values)}", lambda x: x in values)
+
+
+def _is_size(value: tuple[int, ...]) -> bool:
     return len(value) == 2 and all(32 <= side <= LARGEST_SIDE and side % 32 == 0 for side in value)
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
 _COUNT, _SEED = _positive(10**9), _between(0, 2**31 - 1)
-_FINITE = Rule("positive and finite", lambda x: 0 < x < math.inf)
 _WEIGHT = Rule("finite and at least 0", lambda x: 0 <= x < math.inf)
 
-# What must hold beyond the type, for values that nothing else checks.
+# Ranges of the values that nothing else checks; types are those of the defaults.
 RULES: dict[str, Rule] = {
     "seed": _SEED,
     "data.seed": _SEED,
-    "data.image_size": Rule(f"(height, width), multiples of 32 from 32 to {LARGEST_SIDE}", _size),
+    "data.image_size": Rule(
+        f"(height, width), multiples of 32 from 32 to {LARGEST_SIDE}", _is_size
+    ),
     "data.threads": _between(0, 1024),
     "data.prefetch": _between(0, 10000),
     "epochs": _positive(10**6),
@@ -200,17 +204,25 @@ RULES: dict[str, Rule] = {
     "log_every_steps": _COUNT,
     "accumulate": _COUNT,
     "max_bad_steps": _COUNT,
-    "panel_images": _COUNT,
-    "panel_every_steps": _between(0, 10**9),
+    "figure_images": _COUNT,
+    "figure_every_steps": _between(0, 10**9),
+    "image_statistics": _one_of("imagenet", "unit"),
+    "precision": _one_of("float32", "bfloat16"),
+    "host_metrics": _one_of("always", "last", "never"),
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep_latest": _COUNT,
     "checkpoint.keep_best": _COUNT,
-    "optimizer.learning_rate": _FINITE,
+    "optimizer.learning_rate": Rule("positive and finite", lambda x: 0 < x < math.inf),
     "optimizer.l2": _WEIGHT,
     "optimizer.clip_norm": Rule("positive and finite, or None", lambda x: x is None or x > 0),
 }
 
-_ONE_OF = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_TYPES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a key such as "model.name"."""
+    return functools.reduce(lambda group, name: group[name], key.split("."), config)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -219,30 +231,21 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: a key is missing or surplus, or a value is not of its type or out of its range.
     """
-    check_types(config, "the config")
+    _check_types(config, default_config(), "", "the config")
     for key, rule in RULES.items():
-        value = functools.reduce(lambda group, name: group[name], key.split("."), config)
-        _demand(key, value, rule)
+        _check(key, value_at(config, key), rule)
     for name, weight in config["task_weights"].items():
-        _demand(f"task_weights.{name}", weight, Rule("a number", _is_number))
-        _demand(f"task_weights.{name}", weight, _WEIGHT)
+        _check(f"task_weights.{name}", weight, Rule("a number", _is_number))
+        _check(f"task_weights.{name}", weight, _WEIGHT)
 
 
-def check_types(values: Mapping[str, Any], where: str) -> None:
-    """Compares keys and types with those of `default_config`.
-
-    Args:
-        values: of a whole config.
-        where: they come from, for messages.
-
-    Raises:
-        UserError: a key is missing or surplus, or a value is of another type.
-    """
-    defaults = default_config()
-    _compare(values, defaults, "", where)
+def _check(key: str, value: Any, rule: Rule) -> None:
+    if not rule.holds(value):
+        raise UserError(f"config.{key} is {value!r}; it must be {rule.words}.")
 
 
-def _compare(values: Any, defaults: Mapping[str, Any], group: str, where: str) -> None:
+def _check_types(values: Any, defaults: Mapping[str, Any], group: str, where: str) -> None:
+    """Compares the keys and types of a group, such as "data.", with those of the defaults."""
     if not hasattr(values, "items"):
         name = f"config.{group.rstrip('.')}" if group else where
         raise UserError(f"{name} of {where} is {values!r}; it must be a group of named values.")
@@ -257,69 +260,66 @@ def _compare(values: Any, defaults: Mapping[str, Any], group: str, where: str) -
         )
     for name, default in defaults.items():
         if hasattr(default, "items"):
-            _compare(values[name], default, f"{group}{name}.", where)
+            _check_types(values[name], default, f"{group}{name}.", where)
+        elif default is None:  # a number that may be left open
+            _check(group + name, values[name], Rule("a number or None", _is_number_or_none))
         else:
-            kind = type(default) if default is not None else float
-            if default is not None or values[name] is not None:
-                _demand(group + name, values[name], _of_type(kind, default))
+            _check(group + name, values[name], _of_type(default))
 
 
-def _of_type(kind: type, default: Any) -> Rule:
-    """Of the type; whole numbers will do for floats, and lists, as JSON has them, for tuples."""
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _of_type(default: Any) -> Rule:
+    """Of the default's type; whole numbers will do for floats, and JSON's lists for tuples."""
+    kind = type(default)
     if kind is tuple:
-        inner = _of_type(type(default[0]), default[0])
+        inner = _of_type(default[0])
         holds = lambda x: isinstance(x, (tuple, list)) and all(map(inner.holds, x))  # noqa: E731
         return Rule(f"a tuple like {default}", holds)
-    if kind is float:
-        return Rule(_ONE_OF[kind], _is_number)
-    return Rule(_ONE_OF[kind], lambda x: type(x) is kind)
+    return Rule(_TYPES[kind], _is_number if kind is float else lambda x: type(x) is kind)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """The whole config as JSON text, the content of a run's config.json."""
+    return json.dumps(json.loads(config.to_json()), indent=2) + "\n"
 
 
-def _demand(key: str, value: Any, rule: Rule) -> None:
-    if not rule.holds(value):
-        raise UserError(f"config.{key} is {value!r}; it must be {rule.words}.")
-
-
-def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The config that the file `arg`, a run's config.json, holds.
+def read_config(path: epath.Path, where: str) -> ml_collections.ConfigDict:
+    """The locked config in a run's config.json; messages call it `where`.
 
     Raises:
         UserError: it is no such file, or its keys or types are not `default_config`'s.
     """
-    return read_config(epath.Path(arg or ""), f"--config={arg or ''}")
-
-
-def read_config(path: epath.Path, where: str) -> ml_collections.ConfigDict:
-    """The locked config in a config.json; messages call it `where`.
-
-    Raises:
-        UserError: as `get_config`.
-    """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(), object_hook=_with_tuples)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where} is no config.json of a run: {error}.") from error
-    check_types(values, where)
     config = default_config()
-    _fill(config, values)
+    _check_types(values, config, "", where)
+    for group in FREE:  # whose defaults would mix with the values
+        *outer, name = group.split(".")
+        (config[outer[0]] if outer else config)[name] = ml_collections.ConfigDict()
+    config.update(values)
     return config.lock()
 
 
-def _fill(config: ml_collections.ConfigDict, values: Mapping[str, Any], group: str = "") -> None:
-    """Writes the values of a JSON object into the defaults, key by key."""
-    for key, value in values.items():
-        if group + key in FREE:
-            config[key] = ml_collections.ConfigDict({k: _tuples(v) for k, v in value.items()})
-        elif isinstance(value, Mapping):
-            _fill(config[key], value, f"{group}{key}.")
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object's lists as the tuples that they were."""
+
+    def as_tuple(value: Any) -> Any:
+        return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+    return {key: as_tuple(value) for key, value in values.items()}
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, str | int | float | bool]:
+    """The config as {"model.name": "ema_net", ...}, with text for what is no plain value."""
+    rows: dict[str, str | int | float | bool] = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            rows.update({f"{key}.{inner}": x for inner, x in flatten(value).items()})
         else:
-            config[key] = _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
-    return tuple(_tuples(x) for x in value) if isinstance(value, list) else value
+            rows[key] = value if isinstance(value, (str, int, float, bool)) else str(value)
+    return rows

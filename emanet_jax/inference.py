@@ -1,9 +1,8 @@
-"""A run's network with its trained weights, without its data: predict, compare, export need it."""
+"""A run's trained network, without its data: for predict, compare, export and convert."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,13 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from emanet_jax import models
+from emanet_jax import cpu, models
 from emanet_jax.data import resize
 from emanet_jax.models.ctal import adapt_resolution
 from emanet_jax.ops import upcast
 from emanet_jax.training import sharding, steps, workdir
-from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
+from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
 from emanet_jax.types import Model, Task
 
 # Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
@@ -45,14 +45,14 @@ class Trained(NamedTuple):
 
 def load(
     directory: epath.PathLike,
-    which: Literal["best", "latest"] = "best",
+    which: str = "best",
     image_size: tuple[int, int] | None = None,
 ) -> Trained:
     """The network of the run in a directory, with the weights of a checkpoint.
 
     Args:
         directory: a run's workdir.
-        which: the best checkpoint (the latest, if none has been evaluated) or the latest.
+        which: "best" for the best checkpoint (the latest, if none has been evaluated), or "latest".
         image_size: (h, w) to run it at, where it is another than it was trained at.
 
     Raises:
@@ -67,10 +67,10 @@ def load(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
         jax.eval_shape(functools.partial(first_state, config, tasks), shapes(model, trained_at)),
     )
-    score = make_score(config.checkpoint, tasks, config.host_metrics)
-    with open_checkpoints(config, directory, score, read_only=True) as checkpoints:
+    policy = checkpoint_policy(config, tasks)
+    with Checkpoints(directory / workdir.CHECKPOINTS, policy, read_only=True) as checkpoints:
         step = checkpoints.choose(which)
-        state, _ = checkpoints.restore(step, like)
+        state = checkpoints.restore(step, like)
         place = checkpoints.path(step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if image_size and image_size != trained_at:
@@ -80,32 +80,41 @@ def load(
     return Trained(config, tasks, model, jax.device_get(variables), place)
 
 
-def predictor(
-    trained: Trained, tasks: tuple[Task, ...] | None = None
-) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+def predictor(trained: Trained) -> Callable[[np.ndarray], dict[str, jax.Array]]:
     """Images (b, h, w, 3), uint8 or in [0, 1], of the network's size to what a person reads.
 
     Compiled for every batch size that it meets; the result is {task: (b, h, w, k)} on the device.
-    `tasks`: the network's, with other activations.
     """
-    predict = jax.jit(
-        functools.partial(
-            steps.predict,
-            model=trained.model,
-            tasks=tasks or trained.tasks,
-        ),
-        compiler_options=sharding.compiler_options(sharding.make_mesh(devices=jax.devices()[:1])),
+    return _compiled(steps.predict, trained)
+
+
+def _compiled(predict: Callable[..., Any], trained: Trained) -> Callable[[np.ndarray], Any]:
+    """Compiles a function such as `steps.predict` for a network on one device."""
+    network = functools.partial(
+        predict,
+        model=trained.model,
+        tasks=trained.tasks,
     )
-    return functools.partial(predict, jax.device_put(trained.variables))
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    jitted = jax.jit(network, compiler_options=cpu.compiler_options(mesh))
+    return functools.partial(jitted, jax.device_put(trained.variables))
 
 
 # Of one image {task: (before, after the activation)}, (h, w, c) and (h, w, k).
 Raw = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def _both(task: Task) -> Task:
-    """The task with a network's map before its activation beside the one after it."""
-    return dataclasses.replace(task, activation=lambda x: (upcast(x), task.activation(x)))
+def _predict_raw(
+    variables: Mapping[str, Any],
+    image: jax.Array,
+    *,
+    model: Model,
+    tasks: Sequence[Task],
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """`steps.predict` with every map before its activation beside it."""
+    predictions: Any = model.apply(variables, image, train=False)
+    final = predictions.final
+    return {t.name: (upcast(final[t.name]), t.activation(final[t.name])) for t in tasks}
 
 
 class AnySize:
@@ -124,11 +133,11 @@ class AnySize:
         self.tasks = trained.tasks
         self.batch_size = batch_size
         self._image_size = tuple(trained.config.data.image_size)
-        self._predict = predictor(trained, tuple(map(_both, trained.tasks)))
+        self._predict = _compiled(_predict_raw, trained)
         self._activate = {task.name: jax.jit(task.activation) for task in trained.tasks}
 
     def raw(self, images: Sequence[np.ndarray]) -> list[Raw]:
-        """What the network says, at its size, of up to `batch_size` images (h, w, 3) uint8."""
+        """The network's maps, at its size, of up to `batch_size` images (h, w, 3) uint8."""
         batch = np.zeros((self.batch_size, *self._image_size, 3), np.uint8)
         for row, image in zip(batch, images, strict=False):
             row[:] = resize.smooth(image, self._image_size)
@@ -136,7 +145,7 @@ class AnySize:
         return [jax.tree.map(lambda x, i=i: x[i], maps) for i in range(len(images))]
 
     def maps(self, raw: Raw, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """What a person reads of one image, at any (h, w), from its part of `raw`.
+        """A person's maps of one image, at any (h, w), from its part of `raw`.
 
         At the network's own size it is what `predictor` gives, to the bit.
 
@@ -192,5 +201,5 @@ def resized(
 ) -> dict[str, Any]:
     """Variables for images of another size (h, w): CTAL's fusions are made for one."""
     stride = _STRIDES[models.BACKBONES[backbone].kind]
-    grids = [tuple(side // stride for side in size) for size in (old, new)]
+    grids = ((h // stride, w // stride) for h, w in (old, new))
     return {**variables, "params": adapt_resolution(variables["params"], *grids)}

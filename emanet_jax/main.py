@@ -1,10 +1,14 @@
-"""Trains or evaluates; one sentence for what is the user's to mend.
+"""Trains a network, or evaluates a run.
 
     python -m emanet_jax.main --config=configs/nyuv2.py:model=ema_net --workdir=runs/nyuv2 \\
         --config.data.manual_dir=/data/nyuv2
     python -m emanet_jax.main --mode=eval --workdir=runs/nyuv2
 
-Started again with the same flags, it goes on where it stopped. Several processes, one a host, train
+Started again with the same flags, it goes on where it stopped. The exit status is 0 when the run is
+done, 1 after an error of the user's, which is one line, and 75 when SIGTERM or Ctrl-C has stopped
+the run, so that whoever started it knows to start it again (Slurm, Kubernetes, SkyPilot).
+
+Several processes, one a host, train
 together if each of them is started like this; their workdir must be on a disk that all share:
 
     python -m emanet_jax.main ... --distributed=auto            # Cloud TPU, Slurm, Kubernetes
@@ -24,7 +28,7 @@ from emanet_jax import cli
 from emanet_jax.errors import UserError
 
 _CONFIG = cli.define_config()
-_WORKDIR = cli.define_path("workdir", "Folder of the run: checkpoints, metrics, pictures.")
+_WORKDIR = cli.define_path("workdir", "Folder of the run: checkpoints, metrics, figures.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate a workdir.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes."
@@ -37,21 +41,23 @@ _PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "Processes of the r
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", lower_bound=0)
 
 
-def _command() -> None:
+def _command() -> int:
     if _MODE.value == "train" and _CONFIG.value is None:
         raise UserError("--mode=train needs --config, such as --config=configs/synthrooms.py.")
-    join = (_DISTRIBUTED.value, _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
     # Imported here, so that flags are checked and --help answers before the libraries load.
     from emanet_jax.training import sharding
 
-    sharding.connect(*join)
+    sharding.connect(
+        _DISTRIBUTED.value, _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value
+    )
     _keep_compiled(_WORKDIR.value)
-    from emanet_jax.training import evaluation, loop
+    from emanet_jax.training import loop
 
-    if _MODE.value == "train":
-        loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    else:
-        evaluation.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
+    if _MODE.value == "eval":
+        loop.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
+        return os.EX_OK
+    finished = loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    return os.EX_OK if finished else os.EX_TEMPFAIL
 
 
 def _keep_compiled(directory: str) -> None:

@@ -40,9 +40,9 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
                 return lambda path, mode="r": function(local(path), mode)
             return lambda *args, **options: remote(function(*map(local, args), **options))
 
-    write_records = tf.io.TFRecordWriter
+    create_writer = tf.summary.create_file_writer
     monkeypatch.setattr(backend._TfBackend, "gfile", Mapped())
-    monkeypatch.setattr(tf.io, "TFRecordWriter", lambda name: write_records(local(name)))
+    monkeypatch.setattr(tf.summary, "create_file_writer", lambda name: create_writer(local(name)))
     monkeypatch.setattr(
         gcs_utils, "get_kvstore_for_gcs", lambda name: {"driver": "file", "path": local(name)}
     )

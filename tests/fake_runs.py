@@ -58,17 +58,17 @@ def write_checkpoint(directory: Path, config, step: int = STEPS) -> None:
     import jax
 
     from emanet_jax import inference
+    from emanet_jax.training.checkpoint import Checkpoints
     from emanet_jax.training.experiment import (
+        checkpoint_policy,
         first_state,
         make_network,
-        make_score,
-        open_checkpoints,
     )
 
     tasks, model = make_network(config)
     shapes = inference.shapes(model, tuple(config.data.image_size))
     rng = np.random.default_rng(config.seed)
     variables = jax.tree.map(lambda x: np.abs(rng.normal(0, 0.1, x.shape)).astype(x.dtype), shapes)
-    score = make_score(config.checkpoint, tasks, config.host_metrics)
-    with open_checkpoints(config, epath.Path(directory), score) as checkpoints:
+    policy = checkpoint_policy(config, tasks)
+    with Checkpoints(epath.Path(directory) / workdir.CHECKPOINTS, policy) as checkpoints:
         checkpoints.save(first_state(config, tasks, variables), step)

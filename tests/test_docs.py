@@ -131,7 +131,7 @@ def test_the_worked_data_set_and_network_train(extended, tmp_path):
         *("--config.batch_size=4", "--config.eval_batch_size=4", "--config.epochs=1.0"),
     )
     assert "semseg/miou_percent" in printed and "depth/rmse_m" in printed
-    assert (tmp_path / "run" / "panel.png").exists()
+    assert (tmp_path / "run" / "figure.png").exists()
 
 
 def test_the_worked_task_is_a_whole_task(extended):
@@ -216,7 +216,7 @@ def test_what_needs_nothing_runs(tmp_path):
             assert words[:3] == [LOCAL, "python", "-m"], words
             trains = words[3] == "emanet_jax.main" and any("--config=" in w for w in words)
             python(tmp_path, *words[2:], *(SMALL if trains else ()))
-    expected = ["runs/quickstart/panel.png", "out/a.png", "out/a.npz", "out/walk.mp4"]
+    expected = ["runs/quickstart/figure.png", "out/a.png", "out/a.npz", "out/walk.mp4"]
     for path in [*expected, "report/report.html", "exported/metadata.json"]:
         assert (tmp_path / path).stat().st_size > 0
     (snippet,) = [b for b in of_page("results.md") if b.argument == "exported"]

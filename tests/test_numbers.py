@@ -12,7 +12,7 @@ from emanet_jax import balancing
 from emanet_jax.errors import UserError
 from emanet_jax.models.layers import BatchNorm, Conv
 from emanet_jax.training import logs, optim, sharding, steps
-from emanet_jax.training.experiment import check_accumulate, make_experiment, make_network
+from emanet_jax.training.experiment import make_experiment, make_network
 from emanet_jax.types import Predictions
 from tests import tiny
 from tests.helpers import SIZE, TASKS, WEIGHTS, random_batch
@@ -247,11 +247,8 @@ def test_micro_batches_stay_on_their_devices():
 
 
 def test_a_batch_that_does_not_split_is_said():
-    config = tiny.get_config()
-    with config.unlocked():
-        config.accumulate = 2
     with pytest.raises(UserError, match=r"config.accumulate is 2, but config.batch_size, 4, .* 8"):
-        check_accumulate(config, sharding.make_mesh())
+        sharding.check_accumulate(4, 2, sharding.make_mesh())
 
 
 def test_a_step_in_bfloat16_recomputed_and_in_micro_batches(tmp_path):
@@ -264,7 +261,7 @@ def test_a_step_in_bfloat16_recomputed_and_in_micro_batches(tmp_path):
     experiment = make_experiment(config)
     start = experiment.init()
     params = jax.device_get(start.params)
-    batch = sharding.to_devices(experiment.batch_at(0), experiment.mesh)
+    batch = sharding.to_devices(experiment.data.batch_at(0), experiment.mesh)
     state, scalars = experiment.train_step(start, batch)  # the state is donated
     assert np.isfinite(scalars["loss"]) and state.skipped == 0
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}

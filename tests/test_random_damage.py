@@ -14,7 +14,7 @@ from emanet_jax.config import read_config
 from emanet_jax.data import files, nyuv2_labeled, pascal_context
 from emanet_jax.errors import UserError
 from emanet_jax.models.weights.readers import read_state_dict
-from emanet_jax.training import environment, logs, workdir
+from emanet_jax.training import environment, workdir, writers
 from tests import tiny
 from tests.data.layouts import write_labeled, write_mtan
 from tests.data.layouts_cityscapes import official_name, official_paths, write_official
@@ -74,7 +74,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.npz": read_state_dict,
     "x.safetensors": read_state_dict,
     workdir.CONFIG: lambda path: read_config(path, str(path)),
-    workdir.METRICS: lambda path: logs.read_scalars(epath.Path(path)),
+    workdir.METRICS: lambda path: writers.read_scalars(epath.Path(path)),
     workdir.RESULTS: lambda path: runs.read_evaluation(epath.Path(path), runs.numbers),
     workdir.PER_CLASS: lambda path: runs.read_evaluation(epath.Path(path), runs.numbers_by_class),
     workdir.ENVIRONMENT: lambda path: environment.read(epath.Path(path).parent),

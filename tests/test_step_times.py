@@ -109,15 +109,15 @@ def test_a_real_run_is_recorded_step_by_step(tmp_path, monkeypatch):
     config.data.data_dir = str(tmp_path / "records")
     freeze, frozen = gc.freeze, []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(freeze()))
-    every = {"log": 2, "panel": 3, "checkpoint": 4, "evaluation": 5}
+    every = {"log": 2, "figure": 3, "checkpoint": 4, "evaluation": 5}
     steps = step_times.measure(config.lock(), ["everything"], tmp_path, 6, 1, every, skip=1)
     assert [x.step for x in steps] == [3, 4, 5, 6]
-    assert [x.after for x in steps] == ["log", "panel", "checkpoint", "evaluation"]
+    assert [x.after for x in steps] == ["log", "figure", "checkpoint", "evaluation"]
     assert [x.evaluating_ms > 0 for x in steps] == [False, True, False, True]
     # After what compiles: the first step and the evaluations, of which the warm-up has two as well.
     assert len(frozen) == 6 and gc.get_freeze_count() == 0
     assert "step 6/6" in (tmp_path / "everything-1" / "output.txt").read_text()
-    assert (tmp_path / "everything-1" / "panel.png").stat().st_size > 0
+    assert (tmp_path / "everything-1" / "figure.png").stat().st_size > 0
 
     step_times_report.write_csv(steps, tmp_path / "new" / "times.csv")
     with (tmp_path / "new" / "times.csv").open() as file:

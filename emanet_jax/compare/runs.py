@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from emanet_jax.config import flatten
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import environment, workdir
@@ -45,8 +46,8 @@ NO_DIFFERENCE = (
     "eval_batch_size",
     "log_every_steps",
     "eval_every_epochs",
-    "panel_images",
-    "panel_every_steps",
+    "figure_images",
+    "figure_every_steps",
     "host_metrics",
     "checkpoint.every_steps",
     "checkpoint.keep_latest",
@@ -203,7 +204,7 @@ def check_comparable(runs: Sequence[Run]) -> tuple[Task, ...]:
     Raises:
         UserError: two of them were measured on different data.
     """
-    first, *others = [workdir.flat(r.config) | {"tasks": sorted(r.config.tasks)} for r in runs]
+    first, *others = [flatten(r.config) | {"tasks": sorted(r.config.tasks)} for r in runs]
     for run, other in zip(runs[1:], others, strict=True):
         for key in MUST_AGREE:
             if other[key] != first[key]:
@@ -236,7 +237,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def _settings(run: Run) -> dict[str, Any]:
     """The config's values that tell groups apart, by flat keys ("model.name")."""
-    return {k: v for k, v in workdir.flat(run.config).items() if k not in NO_DIFFERENCE}
+    return {k: v for k, v in flatten(run.config).items() if k not in NO_DIFFERENCE}
 
 
 def choose_reference(groups: Sequence[Group], named: str | None) -> Group | None:

@@ -19,7 +19,8 @@ from emanet_jax import inference
 from emanet_jax.convert import export_torch, import_torch
 from emanet_jax.errors import UserError
 from emanet_jax.training import workdir
-from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
+from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,12 +60,12 @@ def write_run(
     try:
         part.mkdir(parents=True)
         workdir.write(epath.Path(part) / workdir.CONFIG, workdir.to_json(config))
-        score = make_score(config.checkpoint, tasks, config.host_metrics)
-        with open_checkpoints(config, epath.Path(part), score) as checkpoints:
+        policy = checkpoint_policy(config, tasks)
+        with Checkpoints(part / workdir.CHECKPOINTS, policy) as checkpoints:
             checkpoints.save(state, 0)
     except (OSError, ValueError, RuntimeError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        words = workdir.disk_fault(error, str(directory.parent))
+        words = workdir.disk_error(error, str(directory.parent))
         if not words:
             raise
         raise UserError(f"--to={directory} cannot be written: {words}.") from error

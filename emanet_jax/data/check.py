@@ -127,7 +127,7 @@ def sheet(source: Sequence[Mapping], tasks: Sequence[Task], count: int) -> np.nd
     thin = np.s_[::step, ::step]
     images = np.stack([x["image"][thin] for x in samples])
     labels = {t.name: np.stack([x["labels"][t.name][thin] for x in samples]) for t in tasks}
-    return figures.panel(images, labels, {}, tasks)
+    return figures.image_grid(images, labels, {}, tasks)
 
 
 def expected_counts(data: ConfigDict, given: Sequence[str]) -> dict[str, int]:

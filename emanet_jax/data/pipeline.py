@@ -7,7 +7,7 @@ of processes nor threads nor an interruption changes a batch.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every image exactly once, in order, not augmented; the last batch is padded.
 
     Images that are smaller than `image_size` are padded to it as in training. All processes get

@@ -112,7 +112,7 @@ def _emptied(output: Path, part: Path) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        words = workdir.disk_fault(error, str(output.parent))
+        words = workdir.disk_error(error, str(output.parent))
         if not words:
             raise
         raise UserError(f"--output={output} cannot be written: {words}.") from error

@@ -1,4 +1,4 @@
-"""Pictures for people: image | label | prediction of every task, in the tasks' own colours."""
+"""Image grids for people: image, label and prediction of every task, in the tasks' colours."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,18 +12,18 @@ _MARGIN = 6
 _TEXT = 15
 
 
-def panel(
+def image_grid(
     images: np.ndarray,
     labels: Mapping[str, np.ndarray],
     predictions: Mapping[str, np.ndarray],
     tasks: Sequence[Task],
 ) -> np.ndarray:
-    """A captioned sheet, one row an image, with the legend of class colours below.
+    """Draws a captioned grid, one row per image, with the legend of class colours below.
 
     Args:
         images: (n, h, w, 3) uint8 or in [0, 1].
         labels: {task: (n, h, w, k)}.
-        predictions: {task: (n, h, w, k)} after the task's activation; {}: labels alone.
+        predictions: {task: (n, h, w, k)} after the task's activation; {} for labels alone.
         tasks: the columns, a label and a prediction each.
 
     Returns:
@@ -47,22 +47,23 @@ def panel(
         for task in tasks
         if task.class_names
     ]
-    sheet_height = top + len(rows) * step_y + sum(x.height + _MARGIN for x in legends)
-    sheet = Image.new("RGB", (len(titles) * step_x + _MARGIN, sheet_height), "white")
-    draw = ImageDraw.Draw(sheet)
+    grid_height = top + len(rows) * step_y + sum(x.height + _MARGIN for x in legends)
+    grid = Image.new("RGB", (len(titles) * step_x + _MARGIN, grid_height), "white")
+    draw = ImageDraw.Draw(grid)
     for column, title in enumerate(titles):
         draw.text(
             (_MARGIN + column * step_x, _MARGIN), title, "black", ImageFont.load_default(_TEXT)
         )
     for r, row in enumerate(rows):
         for column, tile in enumerate(row):
-            tile = Image.fromarray(tile).resize((width * factor, height * factor), Image.NEAREST)
-            sheet.paste(tile, (_MARGIN + column * step_x, top + r * step_y))
+            size = (width * factor, height * factor)
+            enlarged = Image.fromarray(tile).resize(size, Image.Resampling.NEAREST)
+            grid.paste(enlarged, (_MARGIN + column * step_x, top + r * step_y))
     y = top + len(rows) * step_y
-    for picture in legends:
-        sheet.paste(picture, (_MARGIN, y))
-        y += picture.height + _MARGIN
-    return np.asarray(sheet)
+    for swatches in legends:
+        grid.paste(swatches, (_MARGIN, y))
+        y += swatches.height + _MARGIN
+    return np.asarray(grid)
 
 
 def legend(task: Task, ids: Iterable[int], width: int) -> Image.Image:
@@ -75,10 +76,10 @@ def legend(task: Task, ids: Iterable[int], width: int) -> Image.Image:
             x, y = 0, y + _TEXT + _MARGIN
         places.append((index, x, y))
         x += length
-    picture = Image.new("RGB", (width, y + _TEXT + _MARGIN), "white")
-    draw = ImageDraw.Draw(picture)
+    swatches = Image.new("RGB", (width, y + _TEXT + _MARGIN), "white")
+    draw = ImageDraw.Draw(swatches)
     for index, x, y in places:
         colour = tuple(int(c) for c in task.colours(np.full((1, 1, 1), index))[0, 0])
         draw.rectangle((x, y + 2, x + _TEXT - 2, y + _TEXT), fill=colour)
         draw.text((x + _TEXT + _MARGIN, y), task.class_names[index], "black", font)
-    return picture
+    return swatches

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -32,50 +32,51 @@ _DELETED = "deleted"
 _LATE = ("commit_success.txt", "_CHECKPOINT_METADATA")
 
 
+class Policy(NamedTuple):
+    """Which checkpoints of a run stay.
+
+    Attributes:
+        score: {"task/metric": value} to a number that is larger for better checkpoints.
+        keep_latest: how many of the newest stay.
+        keep_best: how many of the best-scored stay as well.
+    """
+
+    score: Score
+    keep_latest: int
+    keep_best: int
+
+
 class Checkpoints:
     """The checkpoints of one run: a thin layer over `ocp.CheckpointManager`.
 
     Args:
-        directory: created if need be.
-        score: {"task/metric": value} to a number that is larger for better checkpoints.
-        keep_latest: how many of the newest stay.
-        keep_best: how many of the best-scored stay as well.
+        directory: of the checkpoints, created if need be.
+        policy: which of them stay.
         read_only: leave everything as it is, such as the unfinished save of a run that goes on.
     """
 
-    def __init__(
-        self,
-        directory: epath.PathLike,
-        score: Score,
-        keep_latest: int,
-        keep_best: int,
-        *,
-        read_only: bool = False,
-    ):
+    def __init__(self, directory: epath.PathLike, policy: Policy, *, read_only: bool = False):
         def rank(metrics: Mapping[str, float]) -> float:
-            value = score(metrics)
+            value = policy.score(metrics)
             return -math.inf if math.isnan(value) else value
 
-        policies = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(keep_latest),
-                preservation_policy.BestN(
-                    get_metric_fn=rank, n=keep_best, keep_checkpoints_without_metrics=False
-                ),
-            ]
+        best = preservation_policy.BestN(
+            get_metric_fn=rank, n=policy.keep_best, keep_checkpoints_without_metrics=False
         )
         place = workdir.absolute(directory)
+        _check_metrics(place)
         self._read_only = read_only
         self._intact: set[int] = set()  # steps whose files have been compared with their sums
-        _check_metrics(place)
         self._manager = ocp.CheckpointManager(
             place,
             options=ocp.CheckpointManagerOptions(
                 best_fn=rank,
-                preservation_policy=policies,
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [preservation_policy.LatestN(policy.keep_latest), best]
+                ),
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
-                todelete_subdir=_DELETED,
+                todelete_subdir=None if read_only else _DELETED,
                 async_options=ocp.AsyncOptions(
                     post_finalization_callback=lambda: _write_sums(place)
                 ),
@@ -83,9 +84,9 @@ class Checkpoints:
         )
 
     def save(
-        self, state: TrainState, position: int, metrics: Mapping[str, float] | None = None
+        self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Starts saving `state` after `position` batches.
+        """Starts saving the state after a step.
 
         A step that is there already is kept, unless it has no metrics and gets them now.
 
@@ -93,22 +94,20 @@ class Checkpoints:
             OSError, ValueError: what went wrong with this save or, since it goes on in the
                 background, with the one before.
         """
-        if position in self._manager.all_steps():
-            if metrics is None or self.evaluated(position):
+        if step in self._manager.all_steps():
+            if metrics is None or self.evaluated(step):
                 return
-            self._manager.delete(position)
+            self._manager.delete(step)
         self.wait()
         self._manager.save(
-            position,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"position": position})
-            ),
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
             metrics=None if metrics is None else dict(metrics),
             force=True,
         )
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, int]:
-        """The state, with the shapes and shardings of `like`, and the number of batches read.
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state after a step, with the shapes and shardings of `like`.
 
         Raises:
             UserError: a file of the checkpoint is damaged, or its arrays are others than `like`'s.
@@ -119,56 +118,50 @@ class Checkpoints:
                 raise UserError(f"{damage}; choose another checkpoint.")
         try:
             restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-                ),
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
             )
         except (KeyError, ValueError) as error:  # its files are intact, so its arrays are others
             raise UserError(
                 f"{self.path(step)} holds other arrays than this config's network and optimiser "
                 "have; go on with the config that it was made with, or in another --workdir."
             ) from error
-        return restored.state, restored.data["position"]
+        return restored.state
 
     def damage(self, step: int) -> str:
-        """What is wrong with the files of a checkpoint; "" if they are what was saved."""
-        folder = self.path(step)
+        """The first error in the files of a checkpoint, in words; "" if there is none."""
+        folder, sums = self.path(step), _sums(self.path(step))
         if not (folder / SUMS).exists():
             return f"{folder / SUMS} is missing"
-        found = _sums(folder)
         text = (folder / SUMS).read_bytes().decode(errors="replace")
-        lines = [line.partition("  ")[::2] for line in text.splitlines()]
-        if not found.keys() <= {name for _, name in lines}:
-            return f"{folder / SUMS} is damaged (it does not list all files)"
-        for digest, name in lines:
-            if name not in found:
+        saved = {name: digest for digest, _, name in (x.partition("  ") for x in text.splitlines())}
+        for name in sorted({*saved, *sums}):
+            if name not in sums:
                 return f"{folder / name} is missing"
-            if found[name] != digest:
+            if saved.get(name) != sums[name]:
                 return f"{folder / name} is damaged (another SHA-256 than in {SUMS})"
         return ""
 
     def set_damaged_aside(self) -> list[str]:
-        """Moves the newest checkpoints away until one is intact; says what was wrong with each."""
+        """Moves the newest checkpoints away until one is intact; the damage of each is logged."""
         steps = sorted(self._manager.all_steps(), reverse=True)
-        said = sharding.on_first(lambda: self._set_damaged_aside(steps))
-        self._intact.update(steps[len(said) : len(said) + 1])
-        if said:
+        damages = sharding.on_first(lambda: self._set_damaged_aside(steps))
+        self._intact.update(steps[len(damages) : len(damages) + 1])
+        if damages:
             self._manager.reload()
-        return said
+        return damages
 
     def _set_damaged_aside(self, steps: Sequence[int]) -> list[str]:
-        said = []
+        damages = []
+        aside = self._manager.directory.parent / DAMAGED
         for step in steps:
             damage = self.damage(step)
             if not damage:
                 break
-            said.append(damage)
-            aside = self._manager.directory.parent / DAMAGED
+            _LOG.info("%s: moved to %s, going back to the checkpoint before.", damage, aside)
+            damages.append(damage)
             aside.mkdir(exist_ok=True)
-            number = sum(1 for _ in aside.iterdir())
-            self.path(step).rename(aside / f"{step}-{number}")
-        return said
+            self.path(step).rename(aside / f"{step}-{sum(1 for _ in aside.iterdir())}")
+        return damages
 
     def evaluated(self, step: int) -> bool:
         """Whether a checkpoint was saved with metrics."""
@@ -182,8 +175,8 @@ class Checkpoints:
         """The best checkpoint that was evaluated, or None."""
         return self._manager.best_step()
 
-    def choose(self, which: Literal["best", "latest"]) -> int:
-        """The best or the latest checkpoint; the latest for best where none has been evaluated.
+    def choose(self, which: str) -> int:
+        """The "best" or the "latest" checkpoint; the latest, too, where none has been evaluated.
 
         Raises:
             UserError: there is none.
@@ -235,7 +228,7 @@ def _write_sums(place: epath.Path) -> None:
 
 def _sums(folder: epath.Path) -> dict[str, str]:
     """{path in the folder: SHA-256 of the file}."""
-    sums = {}
+    sums: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             sums |= {f"{path.name}/{name}": digest for name, digest in _sums(path).items()}

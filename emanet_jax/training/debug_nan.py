@@ -26,7 +26,7 @@ from etils import epath
 from flax import linen as nn
 from flax import serialization
 
-from emanet_jax import balancing, cli
+from emanet_jax import balancing, cli, cpu
 from emanet_jax.balancing import grads
 from emanet_jax.errors import UserError
 from emanet_jax.training import sharding, steps, workdir
@@ -173,7 +173,7 @@ def debug(directory: epath.PathLike) -> NanReport:
     state, batch = load(directory, like)
 
     mesh = sharding.make_mesh(config.mesh.spatial)
-    jit = functools.partial(jax.jit, compiler_options=sharding.compiler_options(mesh))
+    jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options(mesh))
     method = balancing.from_config(config, tasks, steps_per_epoch=1)
     grads_fn = balancing.grads_fn_for(
         method, tasks, accumulate=config.accumulate, task_gradients=config.task_gradients

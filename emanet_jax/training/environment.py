@@ -1,4 +1,4 @@
-"""What a run was made with: a record in the workdir for every time that it was started."""
+"""Command, versions and devices of a run, recorded in its workdir at every start."""
 
 import datetime
 import importlib.metadata

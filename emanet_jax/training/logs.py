@@ -1,78 +1,54 @@
-"""What a run writes for people and programs: progress lines, tables, metrics.jsonl, TensorBoard."""
+"""A run's log: progress lines, metrics, figures and charts while it trains, and tables."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
-from clu import periodic_actions
 from etils import epath
 
-from emanet_jax.tasks import tasks_for
+from emanet_jax.config import flatten
 from emanet_jax.tasks.metrics import Confusion
-from emanet_jax.training import charts, workdir, writers
-from emanet_jax.training.writers import read_scalars
+from emanet_jax.training import charts, workdir
+from emanet_jax.training.evaluation import Evaluation
+from emanet_jax.training.experiment import Experiment
+from emanet_jax.training.writers import Writer
 from emanet_jax.types import MetricSums, Task
 
-if TYPE_CHECKING:
-    from emanet_jax.training.experiment import Experiment
-
+_LOG = logging.getLogger(__name__)
 
 Rows = Sequence[tuple[int, Mapping[str, float]]]  # (step, its scalars) in order
 
-
-def say(text: str) -> None:
-    """Prints at once, on the first process only."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
-
-
-def read_evaluations(path: epath.Path) -> dict[int, dict[str, float]]:
-    """{step: {"task/metric": value}} of every evaluation in a metrics.jsonl."""
-    prefix = "eval/"
-    found = {}
-    for row in read_scalars(path):
-        values = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-        if values:
-            found[int(row["step"])] = values
-    return found
+_TRACED = (10, 15)  # steps after the start between which config.profile records a trace
 
 
 class TrainLog:
-    """Progress lines for people, scalars and pictures for the writers, CLU's hooks.
+    """Progress lines for people, scalars and figures for `Writer`.
 
     A line shows step, losses per task (means over the interval), images/s and the time left.
+
+    Args:
+        experiment: the run.
+        directory: its workdir.
+        start: the step that it goes on from.
     """
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        experiment: "Experiment",
-        directory: epath.Path,
-        start: int,
-    ):
-        self._config, self._directory = config, directory
-        self._tasks, self._schedule = experiment.tasks, experiment.schedule
-        self._total = total = experiment.total_steps
-        known = tasks_for(config.data.dataset, classes=config.data.classes)
-        primaries = [f"{task.name}/{task.primary}" for task in known]
-        self._writer = writers.make_writer(directory, start, primaries)
-        self._writer.write_hparams(workdir.flat(config))
-        self._hooks = [periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)]
-        if config.profile:
-            logdir = directory / workdir.TENSORBOARD
-            self._hooks.append(periodic_actions.Profile(logdir=logdir, every_secs=None))
+    def __init__(self, experiment: Experiment, directory: epath.Path, start: int) -> None:
+        self._experiment, self._directory, self._start = experiment, directory, start
+        primaries = [f"{task.name}/{task.primary}" for task in experiment.tasks]
+        self._writer = Writer(directory, start, ("loss/total", *primaries), experiment.tensorboard)
+        self._writer.hparams(flatten(experiment.config))
         self._pending: list[Mapping[str, jax.Array]] = []
-        self._first = start + 1
-        if start < total:
-            say("Compiling the training step (once; about a minute on a CPU) ...")
+        self._tracing = False
+        if start < experiment.total_steps:
+            _LOG.info("Compiling the training step (once; about a minute on a CPU) ...")
 
     def step(self, step: int, scalars: Mapping[str, jax.Array]) -> Rows:
-        """Call after every step; prints and writes at the end of a log interval.
+        """Call after every step; logs and writes at the end of a log interval.
 
         Means are over the interval's steps that were not skipped.
 
@@ -80,66 +56,70 @@ class TrainLog:
             The scalars of the interval's steps at its end, nothing before.
         """
         self._pending.append(scalars)
-        if step == self._first:
+        if step == self._start + 1:
             jax.block_until_ready(scalars)  # so that compiling does not count as training
             self._restart_clock(step)
-        for hook in self._hooks:
-            hook(step)
-        if step % self._config.log_every_steps and step != self._total:
+        if self._experiment.profile and step - self._start in _TRACED:
+            self._trace(on=step - self._start == _TRACED[0])
+        if step % self._experiment.every.log and step != self._experiment.total_steps:
             return []
         rows = jax.device_get(self._pending)  # the interval's only device-to-host copy
         self._pending.clear()
         means = mean_scalars(rows)
         seconds = (time.monotonic() - self._time) / max(step - self._step, 1)
         # The optimiser's own count leaves out what was skipped.
-        means["learning_rate"] = float(self._schedule(max(step - 1 - means["skipped"], 0)))
-        means["images_per_second"] = self._config.batch_size / seconds
-        say(self._line(step, means, seconds))
-        self._writer.write_scalars(step, {f"train/{k}": v for k, v in means.items()})
+        taken = max(step - 1 - means["skipped"], 0)
+        means["learning_rate"] = float(self._experiment.schedule(taken))
+        means["images_per_second"] = self._experiment.batch_size / seconds
+        _LOG.info(self._line(step, means, seconds))
+        self._writer.scalars(step, {f"train/{k}": v for k, v in means.items()})
         self._restart_clock(step)
         return list(zip(range(step - len(rows) + 1, step + 1), rows, strict=True))
 
-    def evaluation(
-        self,
-        step: int,
-        values: Mapping[str, float],
-        sums: Mapping[str, MetricSums],
-        panel: np.ndarray,
-    ) -> None:
-        """Call after an evaluation; also leaves its panel and results in the workdir.
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Call after an evaluation; also leaves its figure and results in the workdir.
 
-        Numbers are on disk when it returns, so that a checkpoint may follow; pictures come later.
+        Numbers are on disk when it returns, so that a checkpoint may follow; images come later.
         """
-        primaries = (f"{task.name}/{task.primary}" for task in self._tasks)
+        tasks, values = self._experiment.tasks, evaluation.values
+        primaries = (f"{task.name}/{task.primary}" for task in tasks)
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in primaries if name in values)
-        say(f"  evaluation  {shown}")
-        self._writer.write_scalars(step, {f"eval/{k}": v for k, v in values.items()})
+        _LOG.info("  evaluation  %s", shown)
+        self._writer.scalars(step, {f"eval/{k}": v for k, v in values.items()})
         self.flush()
-        self._writer.write_images(step, pictures(self._tasks, sums))
-        self.panel(step, panel)
-        if jax.process_index() == 0:
-            by_class = per_class(self._tasks, sums)
-            for name, found in ((workdir.RESULTS, values), (workdir.PER_CLASS, by_class)):
-                text = json.dumps({"step": step, **found}, indent=2) + "\n"
+        if self._writer.tensorboard:
+            self._writer.images(step, draw_charts(tasks, evaluation.sums))
+        self.figure(step, evaluation.figure)
+        by_class = per_class(tasks, evaluation.sums)
+        for name, content in ((workdir.RESULTS, values), (workdir.PER_CLASS, by_class)):
+            if jax.process_index() == 0:
+                text = json.dumps({"step": step, **content}, indent=2) + "\n"
                 workdir.write(self._directory / name, text)
+
+    def figure(self, step: int, figure: np.ndarray) -> None:
+        """Call with every new figure (h, w, 3) uint8; also leaves it in the workdir."""
+        self._writer.figure(step, figure)
         self._restart_clock(step)
 
     def flush(self) -> None:
         """Call before a checkpoint: what was logged until now is on disk when it returns."""
         self._writer.flush()
 
-    def panel(self, step: int, panel: np.ndarray) -> None:
-        """Call with every new panel (h, w, 3) uint8; also leaves it in the workdir."""
-        self._writer.write_images(step, {writers.PANEL: panel[None]})
-        self._restart_clock(step)
+    def _trace(self, on: bool) -> None:
+        if on:
+            jax.profiler.start_trace(str(self._directory / workdir.TENSORBOARD))
+        elif self._tracing:
+            jax.profiler.stop_trace()
+        self._tracing = on
 
     def _line(self, step: int, means: Mapping[str, float], seconds: float) -> str:
-        losses = "  ".join(f"{t.name} {means[f'loss_{t.name}']:.3f}" for t in self._tasks)
-        done = f"step {step:>{len(str(self._total))}}/{self._total}"
+        total = self._experiment.total_steps
+        losses = (f"{t.name} {means[f'loss_{t.name}']:.3f}" for t in self._experiment.tasks)
         return (
-            f"{done}  loss {means['loss']:.3f} ({losses})  "
+            f"step {step:>{len(str(total))}}/{total}  "
+            f"loss {means['loss']:.3f} ({'  '.join(losses)})  "
             f"{means['images_per_second']:.1f} images/s  "
-            f"{duration((self._total - step) * seconds)} left"
+            f"{duration((total - step) * seconds)} left"
         )
 
     def _restart_clock(self, step: int) -> None:
@@ -149,6 +129,7 @@ class TrainLog:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._trace(on=False)
         self._writer.close()
 
 
@@ -166,17 +147,17 @@ def per_class(
     }
 
 
-def pictures(tasks: Sequence[Task], sums: Mapping[str, MetricSums]) -> dict[str, np.ndarray]:
-    """{"task/picture": (1, h, w, 3) uint8} of the tasks over classes: confusion, values a class."""
-    found = {}
+def draw_charts(tasks: Sequence[Task], sums: Mapping[str, MetricSums]) -> dict[str, np.ndarray]:
+    """{"task/chart": (h, w, 3) uint8} of the tasks over classes: confusion, values per class."""
+    drawn = {}
     for task in tasks:
         metric = sums[task.name]
         if isinstance(metric, Confusion):
-            matrix = charts.confusion_matrix(metric.counts, task.class_names)
-            found[f"{task.name}/confusion_matrix"] = matrix[None]
+            matrix = charts.confusion_matrix(np.asarray(metric.counts), task.class_names)
+            drawn[f"{task.name}/confusion_matrix"] = matrix
         for name, values in metric.per_class().items():
-            found[f"{task.name}/{name}_by_class"] = charts.bars(values, task, name)[None]
-    return found
+            drawn[f"{task.name}/{name}_by_class"] = charts.bars(values, task, name)
+    return drawn
 
 
 def mean_scalars(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Processes and their device mesh, and how state and batches lie on it."""
 
 import json
-import os
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ _DEAD_AFTER_SECONDS = 30
 
 
 def connect(
-    mode: Literal["off", "auto"],
+    mode: str,
     coordinator: str | None = None,
     process_count: int | None = None,
     process_id: int | None = None,
@@ -60,13 +60,15 @@ def connect(
             "knows Cloud TPU, Slurm, Kubernetes and Open MPI, elsewhere give --coordinator, "
             "--process_count and --process_id."
         ) from error
+    if jax.process_index() > 0:  # the first process speaks for all
+        logging.getLogger("emanet_jax").setLevel(logging.WARNING)
 
 
 def on_first(action: Callable[[], Any]) -> Any:
-    """What `action` gives on the first process, which alone runs it, on all processes.
+    """The result of `action`, which the first process runs alone, on all processes.
 
     Args:
-        action: gives what JSON can hold.
+        action: its result must be one that JSON can hold.
 
     Raises:
         UserError: on all of them, if `action` raises one.
@@ -76,38 +78,15 @@ def on_first(action: Callable[[], Any]) -> Any:
         try:
             outcome = {"value": action()}
         except UserError as error:
-            outcome = {"fault": str(error)}
+            outcome = {"error": str(error)}
     if jax.process_count() > 1:
         text = json.dumps(outcome).encode()
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-        text = np.frombuffer(text.ljust(length)[:length], np.uint8)
-        outcome = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
-    if "fault" in outcome:
-        raise UserError(outcome["fault"])
+        padded = np.frombuffer(text.ljust(length)[:length], np.uint8)
+        outcome = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+    if "error" in outcome:
+        raise UserError(outcome["error"])
     return outcome["value"]
-
-
-_LLVM_LEVEL = "xla_backend_optimization_level"  # a compiler option, and in XLA_FLAGS
-
-
-def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """What XLA should do differently on this kind of device, for `jax.jit(compiler_options=...)`.
-
-    On CPUs: leave convolutions to XLA itself, since those of the library that it calls by default
-    take EMA-Net's training step 3 times the memory, and hand over products without what comes
-    before them; do not rewrite every sum as a tree of sums, which is slow to compile and to run,
-    and there are thousands: norms, losses; and optimise kernels at LLVM's level 1, whose code is as
-    fast here as level 3's and compiles in a tenth less time, unless XLA_FLAGS sets a level.
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return {}
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
-        "xla_disable_hlo_passes": "tree_reduction_rewriter",
-    }
-    if _LLVM_LEVEL not in os.environ.get("XLA_FLAGS", ""):
-        options[_LLVM_LEVEL] = "1"
-    return options
 
 
 def make_mesh(spatial: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -136,6 +115,17 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh, processes: int = 1)
         raise UserError(
             f"config.{name} is {batch_size}; it must be a multiple of {parts}, the number of "
             "devices or processes that share a batch."
+        )
+
+
+def check_accumulate(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Raises UserError unless a batch splits into micro-batches that all devices share."""
+    parts = accumulate * mesh.shape["data"]
+    if batch_size % parts:
+        raise UserError(
+            f"config.accumulate is {accumulate}, but config.batch_size, {batch_size}, is no "
+            f"multiple of {parts}: every micro-batch needs as many images for each of the devices "
+            "that share it."
         )
 
 

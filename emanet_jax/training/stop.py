@@ -2,8 +2,7 @@
 
 import collections
 import signal
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-Item = TypeVar("Item")
-
 _BEHIND = 1  # answers are read this many calls late, so that asking does not wait for the devices
-
-
-class Stopped(Exception):
-    """Work that a signal broke off, to be done again from its start."""
 
 
 class StopSignal:
@@ -52,13 +45,6 @@ class StopSignal:
             self._asked.append(self._any(flags))
             self._agreed = len(self._asked) > _BEHIND and bool(self._asked.popleft())
         return self._agreed
-
-    def until(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; raises `Stopped` as soon as the run is to stop."""
-        for item in items:
-            if self.reached():
-                raise Stopped
-            yield item
 
     def __enter__(self) -> "StopSignal":
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,12 +8,11 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from types import TracebackType
 
 import ml_collections
 from etils import epath
 
-from emanet_jax.config import read_config
+from emanet_jax.config import read_config, to_json, value_at
 from emanet_jax.errors import UserError
 from emanet_jax.training import sharding
 
@@ -25,27 +24,20 @@ PARAMETERS = "parameters.txt"
 ENVIRONMENT = "environment.json"
 BAD_STEPS = "bad_steps.jsonl"
 BAD_STEP = "bad_step.msgpack"
-PANEL = "panel.png"
+FIGURE = "figure.png"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 
-# What a checkpoint's arrays depend on: a run can only go on with these unchanged.
+# The settings that a checkpoint's arrays depend on: a run can only go on with these unchanged.
 _IDENTITY = (
-    ("model", "name"),
-    ("model", "backbone"),
-    ("model", "variant"),
-    ("model", "overrides"),
-    ("data", "dataset"),
-    ("data", "image_size"),
-    ("data", "classes"),
-    ("tasks",),
-    ("balancing",),
+    *("model.name", "model.backbone", "model.variant", "model.overrides"),
+    *("data.dataset", "data.image_size", "data.classes", "tasks", "balancing"),
 )
 
 
-# What a full or protected disk answers; found by its words where a library passes on the text.
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Errors of a full or protected disk; recognised by their words where a library passes on the text.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # answers of some network disks
 
 _LOG = logging.getLogger(__name__)
@@ -70,7 +62,7 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> bool:
     Raises:
         UserError: it holds a run that differs in network, tasks or sizes, or cannot be read.
     """
-    files = (PARAMETERS, PANEL, RESULTS, PER_CLASS, BAD_STEPS, LOCK)
+    files = (PARAMETERS, FIGURE, RESULTS, PER_CLASS, BAD_STEPS, LOCK)
     for name in (CHECKPOINTS, TENSORBOARD, *files):
         path, is_folder = workdir / name, name in (CHECKPOINTS, TENSORBOARD)
         if path.exists() and path.is_dir() != is_folder:
@@ -80,14 +72,12 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> bool:
     if not path.exists():
         return True
     theirs, ours = (json.loads(to_json(x)) for x in (load_config(workdir), config))
-    for keys in _IDENTITY:
-        there, here = theirs, ours
-        for key in keys:
-            there, here = there[key], here[key]
+    for key in _IDENTITY:
+        there, here = value_at(theirs, key), value_at(ours, key)
         if there != here:
             raise UserError(
-                f"{workdir} holds a run with {'.'.join(keys)} = {there!r}, not {here!r}; "
-                "choose another --workdir, or the config of that run."
+                f"{workdir} holds a run with {key} = {there!r}, not {here!r}; choose another "
+                "--workdir, or the config of that run."
             )
     return False
 
@@ -102,18 +92,19 @@ def claimed(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[
     with contextlib.ExitStack() as held:
 
         def take() -> None:
-            with _DiskFaults(workdir):
+            with _disk_errors(workdir):
                 workdir.mkdir(parents=True, exist_ok=True)
-                held.enter_context(_alone(workdir))
+                held.enter_context(file_lock(workdir))
                 write(workdir / CONFIG, to_json(config))
 
         sharding.on_first(take)
-        with _DiskFaults(workdir):
+        with _disk_errors(workdir):
             yield
 
 
 @contextlib.contextmanager
-def _alone(workdir: epath.Path) -> Iterator[None]:
+def file_lock(workdir: epath.Path) -> Iterator[None]:
+    """Holds the workdir's lock; UserError if another process does."""
     if not os.path.isdir(workdir):  # a bucket, which knows no locks
         yield
         return
@@ -137,41 +128,38 @@ def _alone(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
-class _DiskFaults:
+@contextlib.contextmanager
+def _disk_errors(workdir: epath.Path) -> Iterator[None]:
     """Turns what a full or protected disk makes of the `with` block into a `UserError`.
 
-    Libraries pass such faults on from their threads, late and wrapped in errors of their own.
+    Libraries pass such errors on from their threads, late and wrapped in errors of their own.
     """
-
-    def __init__(self, workdir: epath.Path) -> None:
-        self._workdir = str(workdir)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
-    ) -> None:
-        words = "" if isinstance(error, UserError) else disk_fault(error, self._workdir)
-        if words:
-            raise UserError(
-                f"--workdir={self._workdir} cannot be written: {words}; what was saved before is "
-                "intact: mend this and run again to go on."
-            ) from error
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        words = disk_error(error, str(workdir))
+        if not words:
+            raise
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {words}; what was saved before is intact: "
+            "make room or give the rights, and run again to go on."
+        ) from error
 
 
-def disk_fault(error: BaseException | None, place: str) -> str:
-    """The system's words for a fault of a disk, from an error or what caused it; "" for others.
+def disk_error(error: BaseException | None, place: str) -> str:
+    """The system's words for an error of a disk, from an error or its cause; "" for others.
 
     Args:
         error: perhaps a library's, which wraps the system's.
-        place: folder where any fault counts; elsewhere only those of a full or protected disk do.
+        place: folder where any error counts; elsewhere only those of a full or protected disk do.
     """
     while error is not None:
         name = str(getattr(error, "filename", None) or "")
         if isinstance(error, OSError) and name.startswith(place):
             return (error.strerror or str(error)) + (f" ({name})" if name != place else "")
-        words = next((w for w in map(os.strerror, _DISK_FAULTS) if w in str(error)), "")
+        words = next((w for w in map(os.strerror, _DISK_ERRORS) if w in str(error)), "")
         if words:
             return words
         error = error.__cause__ or error.__context__
@@ -188,19 +176,3 @@ def load_config(workdir: epath.Path) -> ml_collections.ConfigDict:
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no {CONFIG} in it.")
     return read_config(path, str(path))
-
-
-def to_json(config: ml_collections.ConfigDict) -> str:
-    """The whole config as JSON text."""
-    return json.dumps(json.loads(config.to_json()), indent=2) + "\n"
-
-
-def flat(config: ml_collections.ConfigDict) -> dict[str, str | int | float | bool]:
-    """The config as {"model.name": "ema_net", ...}, with text for what is no plain value."""
-    rows = {}
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            rows.update({f"{key}.{inner}": x for inner, x in flat(value).items()})
-        else:
-            rows[key] = value if isinstance(value, (str, int, float, bool)) else str(value)
-    return rows

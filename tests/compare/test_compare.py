@@ -18,7 +18,7 @@ from emanet_jax import inference
 from emanet_jax.compare import pictures, report, runs, tables
 from emanet_jax.compare.runs import Group, Run
 from emanet_jax.compare.tables import DEFINITIONS, DELTA_M, Table
-from emanet_jax.config import default_config
+from emanet_jax.config import default_config, flatten
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.models.cost import Cost
@@ -48,7 +48,7 @@ def group(*results, label="hps") -> Group:
 
 
 def test_lists_of_keys_name_keys_of_the_config():
-    keys = workdir.flat(default_config())
+    keys = flatten(default_config())
     assert {*runs.MUST_AGREE, *runs.NO_DIFFERENCE} <= keys.keys()
 
 

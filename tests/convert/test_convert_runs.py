@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 from safetensors import safe_open
 
 from emanet_jax import convert
@@ -18,8 +17,9 @@ from emanet_jax.convert import runs
 from emanet_jax.errors import UserError
 from emanet_jax.models.ctal import adapt_resolution
 from emanet_jax.models.weights import readers
-from emanet_jax.training import evaluation, workdir
-from emanet_jax.training.experiment import make_experiment, make_network, open_checkpoints
+from emanet_jax.training import loop, workdir
+from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.experiment import make_experiment, make_network
 from tests import menu, tiny
 from tests.conftest import ROOT
 from tests.torch_files import save_torch
@@ -122,7 +122,7 @@ def test_a_failed_import_leaves_what_was_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, capsys, caplog):
+def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, caplog):
     """On tests/tiny.py, whose programs other tests have compiled."""
     config = tiny.get_config()
     with config.unlocked():
@@ -130,16 +130,17 @@ def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, capsys, caplo
     variables = random_variables("ema_net")
     runs.write_run(config, convert.export_torch(variables, "ema_net"), tmp_path / "run")
     with caplog.at_level("INFO", logger="emanet_jax"):
-        evaluation.evaluate_workdir(tmp_path / "run", "best")
-    printed = capsys.readouterr().out
+        loop.evaluate_workdir(tmp_path / "run", "best")
+    printed = caplog.text
     assert "No checkpoint has been evaluated yet: this is the latest." in caplog.text
     assert "step 0" in printed and "semseg/miou_percent" in printed
 
     experiment = make_experiment(config)
-    with open_checkpoints(config, epath.Path(tmp_path / "run"), experiment.score) as checkpoints:
-        state, position = checkpoints.restore(0, experiment.abstract_state())
+    folder = tmp_path / "run" / workdir.CHECKPOINTS
+    with Checkpoints(folder, experiment.checkpoint_policy) as checkpoints:
+        state = checkpoints.restore(0, experiment.abstract_state())
     expected = experiment.init().replace(**variables)
-    assert position == 0 and jax.tree.structure(state) == jax.tree.structure(expected)
+    assert state.step == 0 and jax.tree.structure(state) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import logging
 
 import huggingface_hub
 import jax
@@ -16,7 +17,6 @@ from safetensors.numpy import save_file
 from emanet_jax import convert, models
 from emanet_jax.errors import UserError
 from emanet_jax.models.weights import pretrained
-from emanet_jax.training import loop
 from emanet_jax.training.experiment import make_experiment
 from tests import menu, tiny
 from tests.conftest import ROOT
@@ -258,7 +258,8 @@ def test_a_file_is_found_before_a_repository(tmp_path, monkeypatch):
     assert pretrained.find("own/er").read_bytes() == b"x"
 
 
-def test_a_run_starts_from_the_file(tmp_path, capsys):
+def test_a_run_starts_from_the_file(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "emanet_jax")
     values, state_dict = tiny_backbone()
     path = tmp_path / "trunk.safetensors"
     save_file(state_dict, path)
@@ -267,7 +268,7 @@ def test_a_run_starts_from_the_file(tmp_path, capsys):
         config.data.data_dir = str(tmp_path / "records")
         config.model.pretrained = str(path)
     experiment = make_experiment(config)
-    state, fresh = loop.initial_state(config, experiment), experiment.init()
+    state, fresh = experiment.initial_state(), experiment.init()
     for collection in ("params", "batch_stats"):
         found, start = getattr(state, collection), getattr(fresh, collection)
         jax.tree.map(np.testing.assert_array_equal, found["backbone"], values[collection])
@@ -277,7 +278,7 @@ def test_a_run_starts_from_the_file(tmp_path, capsys):
         )
     on_all = experiment.abstract_state().step.sharding
     assert all(x.sharding == on_all for x in jax.tree.leaves(state))
-    said = capsys.readouterr().out
+    said = caplog.text
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert f"hrnet_tiny starts from {path}" in said and digest in said
     assert f"{len(state_dict)} tensors" in said

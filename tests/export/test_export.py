@@ -19,7 +19,8 @@ from emanet_jax.export.formats import FORMATS
 from emanet_jax.export.onnx_graph import to_onnx
 from emanet_jax.export.onnx_operators import RULES
 from emanet_jax.training import workdir
-from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
+from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
 from tests import menu, tiny
 from tests.conftest import ROOT
 
@@ -39,8 +40,8 @@ def make_run(directory, name, backbone, **settings):
     directory = epath.Path(directory)
     directory.mkdir(parents=True)
     workdir.write(directory / workdir.CONFIG, workdir.to_json(config))
-    score = make_score(config.checkpoint, tasks, config.host_metrics)
-    with open_checkpoints(config, directory, score) as checkpoints:
+    policy = checkpoint_policy(config, tasks)
+    with Checkpoints(directory / workdir.CHECKPOINTS, policy) as checkpoints:
         checkpoints.save(state, 0)
     return directory
 

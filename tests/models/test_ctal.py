@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from emanet_jax.cpu import compiler_options
 from emanet_jax.errors import UserError
 from emanet_jax.models import ctal
 from emanet_jax.models.ctal import CrossTaskAffinity, adapt_resolution, choose_implementation
-from emanet_jax.training.sharding import compiler_options
 
 FAST = ("factorized", "shifted")
 

@@ -14,7 +14,8 @@ from emanet_jax.errors import UserError
 from emanet_jax.ops import bilinear
 from emanet_jax.predict import loops, photos
 from emanet_jax.training import workdir
-from emanet_jax.training.experiment import first_state, make_network, make_score, open_checkpoints
+from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
 from tests import tiny
 from tests.helpers import TASKS
 
@@ -35,8 +36,8 @@ def run(tmp_path_factory):
     variables = jax.tree.map(
         lambda x: rng.uniform(0.01, 0.2, x.shape).astype(x.dtype), inference.shapes(model, SIZE)
     )
-    score = make_score(config.checkpoint, tasks, config.host_metrics)
-    with open_checkpoints(config, directory, score) as checkpoints:
+    policy = checkpoint_policy(config, tasks)
+    with Checkpoints(directory / workdir.CHECKPOINTS, policy) as checkpoints:
         checkpoints.save(first_state(config, tasks, variables), 0)
     return directory
 

@@ -1,12 +1,14 @@
 """A workdir on gs://, on a folder that stands for a bucket: the same run as on a disk."""
 
+import logging
+
 import pytest
 from etils import epath
 
 from emanet_jax import inference
-from emanet_jax.config import get_config
+from emanet_jax.config import read_config
 from emanet_jax.errors import UserError
-from emanet_jax.training import debug_nan, evaluation, loop, workdir
+from emanet_jax.training import debug_nan, loop, workdir
 from tests import bucket, tiny
 from tests.commands import assert_same_metrics, assert_same_state, saved_steps
 
@@ -38,14 +40,14 @@ def config(tmp_path, epochs=1.0):
 
 
 @pytest.mark.slow
-def test_a_run_on_a_bucket_is_the_run_on_a_disk(folder, tmp_path, capsys):
+def test_a_run_on_a_bucket_is_the_run_on_a_disk(folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "emanet_jax")
     run = folder / "runs" / "one"
     for epochs in (1.0, 2.0):
         for place in (tmp_path / "disk", RUN):
             loop.train_and_evaluate(config(tmp_path, epochs), place)
-    said = capsys.readouterr().out
-    assert f"Going on from {RUN}/checkpoints/4." in said
-    assert f"tensorboard --logdir={RUN}/tensorboard" in said
+    assert f"Going on from {RUN}/checkpoints/4." in caplog.text
+    assert f"tensorboard --logdir={RUN}/tensorboard" in caplog.text
     assert_same_state(run, tmp_path / "disk")
     assert_same_metrics(run, tmp_path / "disk")
     names = {path.name for path in (tmp_path / "disk").iterdir()} - {workdir.LOCK}
@@ -58,13 +60,13 @@ def test_a_run_on_a_bucket_is_the_run_on_a_disk(folder, tmp_path, capsys):
     array = max((run / "checkpoints" / "8" / "state").rglob("*"), key=lambda p: p.stat().st_size)
     array.write_bytes(array.read_bytes()[:-1] + b"?")
     loop.train_and_evaluate(config(tmp_path, 2.0), RUN)
-    said = capsys.readouterr().out
-    assert f"moved to {RUN}/damaged" in said and f"Going on from {RUN}/checkpoints/7." in said
+    assert f"moved to {RUN}/damaged" in caplog.text
+    assert f"Going on from {RUN}/checkpoints/7." in caplog.text
     assert saved_steps(run) == steps_before
     assert_same_state(run, tmp_path / "disk")
 
-    evaluation.evaluate_workdir(RUN, "best")
-    assert f"checkpoint: {RUN}/checkpoints/" in capsys.readouterr().out
+    loop.evaluate_workdir(RUN, "best")
+    assert f"checkpoint: {RUN}/checkpoints/" in caplog.text
     assert inference.load(RUN, "latest").checkpoint == epath.Path(RUN) / "checkpoints" / "8"
     other = config(tmp_path)
     with other.unlocked():
@@ -89,7 +91,7 @@ def test_the_config_of_a_run_on_a_bucket_starts_the_same_run(folder, tmp_path):
     path = epath.Path(RUN) / workdir.CONFIG
     path.parent.mkdir(parents=True)
     workdir.write(path, workdir.to_json(config(tmp_path)))
-    assert get_config(str(path)) == workdir.load_config(path.parent) == config(tmp_path)
+    assert read_config(path, str(path)) == workdir.load_config(path.parent) == config(tmp_path)
 
 
 def test_records_in_a_bucket_are_refused(folder, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emanet_jax.errors import UserError
-from emanet_jax.training.checkpoint import SUMS, Checkpoints
+from emanet_jax.training.checkpoint import SUMS, Checkpoints, Policy
 
 
 def state(step):
@@ -15,7 +15,8 @@ def state(step):
 
 
 def opened(directory, **options):
-    return Checkpoints(directory / "checkpoints", lambda values: values["x"], 3, 1, **options)
+    policy = Policy(lambda values: values["x"], keep_latest=3, keep_best=1)
+    return Checkpoints(directory / "checkpoints", policy, **options)
 
 
 def files(directory, step):
@@ -52,7 +53,7 @@ def test_every_finished_checkpoint_has_the_sums_of_its_files(run):
     for step in (1, 2, 3):
         folder, found = files(run, step)
         lines = [line.split("  ") for line in (folder / SUMS).read_text().splitlines()]
-        assert {name for _, name in lines} > {"data/metadata", "metrics/metrics"}
+        assert {name for _, name in lines} > {"state/_METADATA", "metrics/metrics"}
         assert len(lines) > len(found) - 8  # all but Orbax's marks of the end
         for digest, name in lines:
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
@@ -66,8 +67,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(run, words):
         said = checkpoints.set_damaged_aside()
         assert len(said) == 1 and words in said[0] and str(broken) in said[0]
         assert checkpoints.latest_step() == 2
-        restored, position = checkpoints.restore(2, state(0))
-        assert position == 2
+        restored = checkpoints.restore(2, state(0))
         np.testing.assert_array_equal(restored["weights"], state(2)["weights"])
         checkpoints.save(state(3), 3, {"x": 3.0})  # the way is free for the step again
     with opened(run) as checkpoints:
@@ -105,7 +105,7 @@ def test_metrics_can_be_added_to_a_checkpoint_without(tmp_path):
         checkpoints.save(state(1), 1, {"x": 1.0})
         checkpoints.wait()
         assert checkpoints.evaluated(1) and checkpoints.best_step() == 1
-        np.testing.assert_array_equal(checkpoints.restore(1, state(0))[0]["weights"][0], 1)
+        np.testing.assert_array_equal(checkpoints.restore(1, state(0))["weights"][0], 1)
 
 
 def test_arrays_of_another_network_are_one_sentence(run):

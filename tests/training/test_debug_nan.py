@@ -52,7 +52,7 @@ def test_the_run_stops_after_too_many_bad_steps_and_lists_them(config, stopped):
     experiment = make_experiment(config)
     examples = {example["image_id"]: example for example in experiment_source(config)}
     for row in rows:
-        batch = experiment.batch_at(row["step"] - 1)
+        batch = experiment.data.batch_at(row["step"] - 1)
         for image, name in zip(batch["image"], row["images"], strict=True):
             np.testing.assert_array_equal(image, examples[name]["image"])
 
@@ -68,7 +68,7 @@ def test_the_kept_step_is_the_last_one(config, stopped):
     experiment = make_experiment(config)
     state, batch = debug_nan.load(stopped[0], experiment.abstract_state())
     assert state.step == 3  # so that the step is the fourth
-    for a, b in zip(*map(jax.tree.leaves, (batch, experiment.batch_at(3))), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (batch, experiment.data.batch_at(3))), strict=True):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(*map(jax.tree.leaves, (state.params, experiment.init().params)), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -3,14 +3,13 @@
 import json
 import platform
 import subprocess
+import sys
 
 import jax
 import pytest
-from absl import flags
 from etils import epath
 
-from emanet_jax import cli
-from emanet_jax.config import default_config, get_config
+from emanet_jax.config import default_config, read_config
 from emanet_jax.errors import UserError
 from emanet_jax.training import environment, workdir
 from tests import tiny
@@ -23,7 +22,7 @@ def test_a_saved_config_is_the_config_and_of_its_types(name, tmp_path):
     config = load(name, "model=ema_net")
     path = tmp_path / "config.json"
     path.write_text(workdir.to_json(config))
-    again = get_config(str(path))
+    again = read_config(epath.Path(path), str(path))
     assert again.is_locked and workdir.to_json(again) == workdir.to_json(config)
     ours, theirs = (c.eq_as_configdict(config) for c in (again, config))
     assert ours and theirs  # tuples as tuples, too
@@ -31,16 +30,39 @@ def test_a_saved_config_is_the_config_and_of_its_types(name, tmp_path):
         again.optimizer.clip_norm = 3.5  # None may become a number, as in the file
 
 
-def test_the_command_line_takes_a_config_json_and_overrides(tmp_path, monkeypatch):
+# A command that prints some values of its config.
+COMMAND = """
+from emanet_jax import cli
+CONFIG = cli.define_config()
+def command():
+    config = CONFIG.value
+    print(config.batch_size, config.optimizer.clip_norm, config.data.image_size, config.is_locked)
+cli.run(command)
+"""
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_command_line_takes_a_config_json_and_overrides(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(workdir.to_json(tiny.get_config()))
-    argv = ["main", f"--config={path}", "--config.batch_size=8", "--config.optimizer.clip_norm=2"]
-    monkeypatch.setattr("sys.argv", argv)
-    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
-    holder = cli.config_flags.DEFINE_config_file("config", flag_values=flags.FLAGS)
-    cli._parse_flags(argv)
-    assert holder.value.batch_size == 8 and holder.value.optimizer.clip_norm == 2.0
-    assert holder.value.data.image_size == tiny.get_config().data.image_size
+    changes = ("--config.batch_size=8", "--config.optimizer.clip_norm=2")
+    assert command(f"--config={path}", *changes) == "8 2.0 (32, 64) True\n"
+    assert command("--config", str(path)) == "4 None (32, 64) True\n"
+
+
+def test_a_config_file_runs_once(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from tests.tiny import get_config\nprint('running')\n")
+    assert command(f"--config={path}:model=hps") == "running\n4 None (32, 64) True\n"
 
 
 def test_another_versions_config_is_one_sentence(tmp_path):
@@ -50,10 +72,10 @@ def test_another_versions_config_is_one_sentence(tmp_path):
     values["optimizer"]["weight_decay"] = 1.0
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"lacks optimizer.l2 and has optimizer.weight_decay"):
-        get_config(str(path))
+        read_config(epath.Path(path), "the file")
     path.write_text("{")
     with pytest.raises(UserError, match=r"is no config.json of a run"):
-        get_config(str(path))
+        read_config(epath.Path(path), "the file")
 
 
 def test_every_start_is_recorded(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import metrics, tasks_for
+from emanet_jax.tasks import figures, metrics, tasks_for
 from emanet_jax.tasks.boundaries import BoundaryCounts
 from emanet_jax.training import evaluation, sharding
 from emanet_jax.training.experiment import make_score
@@ -42,7 +42,7 @@ def fake_experiment(spatial):
 
     shardings = (sharding.replicated(mesh), sharding.maps(mesh))
     step = jax.jit(eval_step, out_shardings=shardings)
-    return types.SimpleNamespace(tasks=TASKS, mesh=mesh, eval_step=step)
+    return types.SimpleNamespace(tasks=TASKS, mesh=mesh, eval_step=step, figure_images=3)
 
 
 def batches():
@@ -56,7 +56,7 @@ def batches():
 @pytest.mark.parametrize("spatial", [1, 2])
 def test_host_metrics_see_every_real_image_once_on_any_mesh(spatial):
     experiment = fake_experiment(spatial)
-    values, _, first = evaluation.evaluate(experiment, None, batches())
+    values, _, figure = evaluation.evaluate(experiment, None, batches())
     assert list(values) == ["saliency/maxf_percent", "edge/loss", "edge/odsf_percent"]
     image, label, _ = images_and_labels()
     by_image = [
@@ -64,7 +64,12 @@ def test_host_metrics_see_every_real_image_once_on_any_mesh(spatial):
     ]
     expected = metrics.total(by_image).compute()["odsf_percent"]
     assert values["edge/odsf_percent"] == pytest.approx(expected)
-    assert first["predictions"]["edge"].shape == (4, 16, 24, 1)
+    first = next(batches())
+    maps = {task.name: first["image"][:3, ..., i : i + 1] for i, task in enumerate(TASKS)}
+    labels = {name: label[:3] for name, label in first["labels"].items()}
+    np.testing.assert_array_equal(
+        figure, figures.image_grid(first["image"][:3], labels, maps, TASKS)
+    )
     without = evaluation.evaluate(experiment, None, batches(), host_metrics=False)
     assert without.values == {k: v for k, v in values.items() if k != "edge/odsf_percent"}
 

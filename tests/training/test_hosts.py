@@ -98,7 +98,7 @@ def test_two_hosts_equal_one_stop_together_and_go_on_alone(alone, tmp_path):
     begun = when_at(processes[0], 6)
     processes[1].send_signal(signal.SIGTERM)
     statuses, outputs = finish(processes)
-    assert statuses == [0, 0], outputs
+    assert statuses == [os.EX_TEMPFAIL] * 2, outputs
     assert "Stopped by a signal to another process at step " in outputs[0]
     assert "".join([begun, *outputs]).count("Building ") == 1
     assert "step " not in outputs[1]  # the first one speaks for all
@@ -116,7 +116,7 @@ def test_four_hosts_equal_one_and_their_checkpoints_suit_any_number(alone, tmp_p
     when_at(processes[0], 5)
     processes[0].send_signal(signal.SIGTERM)
     statuses, outputs = finish(processes)
-    assert statuses == [0] * 4, outputs
+    assert statuses == [os.EX_TEMPFAIL] * 4, outputs
     assert "Stopped by SIGTERM at step " in outputs[0]
     for hosts, devices in ((1, 1), (2, 1), (4, 1)):
         copy = tmp_path / f"{hosts}x{devices}"
@@ -143,17 +143,17 @@ def test_when_a_host_dies_the_others_end_with_an_error(tmp_path, data_dir, dying
 
 TOGETHER = """
 import sys
-from emanet_jax import parallel
 from emanet_jax.errors import UserError
+from emanet_jax.training import sharding
 
 sharding.connect("off", sys.argv[1], 2, int(sys.argv[2]))
 import jax
 
-def fault():
+def refuse():
     raise UserError(f"process {jax.process_index()} says no")
 
 print(sharding.on_first(lambda: [jax.process_index(), "first"]))
-for wrong in (lambda: sharding.on_first(fault), lambda: sharding.make_mesh(2)):
+for wrong in (lambda: sharding.on_first(refuse), lambda: sharding.make_mesh(2)):
     try:
         wrong()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Tables, durations, metrics.jsonl, and the panel."""
+"""Tables, durations, metrics.jsonl, and the figure."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from etils import epath
 from PIL import Image
 
 from emanet_jax.tasks import figures, tasks_for
-from emanet_jax.training import logs, writers
+from emanet_jax.training import logs, workdir, writers
 
 
 @pytest.mark.parametrize(
@@ -36,42 +36,39 @@ def test_a_table_shows_what_only_some_columns_have():
 
 def test_a_resumed_log_drops_what_lies_after_the_checkpoint(tmp_path):
     path = epath.Path(tmp_path) / "metrics.jsonl"
-    with_nan = writers.JsonLinesWriter(path, resume_step=0)
-    with_nan.write_scalars(1, {"train/loss": math.nan})
-    with_nan.write_scalars(2, {"train/loss": np.float32(2)})
-    with_nan.write_scalars(2, {"eval/depth/abs_m": 0.5})
-    with_nan.write_scalars(3, {"train/loss": 3})
-    with_nan.close()
+    with_nan = writers.MetricsFile(path, resume_step=0)
+    with_nan.write(1, {"train/loss": math.nan})
+    with_nan.write(2, {"train/loss": np.float32(2)})
+    with_nan.write(2, {"eval/depth/abs_m": 0.5})
+    with_nan.write(3, {"train/loss": 3})
     for line in path.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # strict JSON has no NaN
 
-    resumed = writers.JsonLinesWriter(path, resume_step=2)
-    resumed.write_scalars(3, {"train/loss": 4})
-    resumed.close()
-    rows = logs.read_scalars(path)
+    resumed = writers.MetricsFile(path, resume_step=2)
+    resumed.write(3, {"train/loss": 4})
+    rows = writers.read_scalars(path)
     assert [row["step"] for row in rows] == [1, 2, 2, 3]
     assert math.isnan(rows[0]["train/loss"]) and rows[-1]["train/loss"] == 4
-    assert logs.read_evaluations(path) == {2: {"depth/abs_m": 0.5}}
+    assert writers.read_evaluations(path) == {2: {"depth/abs_m": 0.5}}
 
 
 def test_a_line_is_in_the_file_once_it_is_written(tmp_path):
     path = epath.Path(tmp_path) / "metrics.jsonl"
-    writer = writers.JsonLinesWriter(path, resume_step=0)
-    writer.write_scalars(1, {"train/loss": 0.5})
-    assert logs.read_scalars(path) == [{"step": 1, "train/loss": 0.5}]
+    writer = writers.MetricsFile(path, resume_step=0)
+    writer.write(1, {"train/loss": 0.5})
+    assert writers.read_scalars(path) == [{"step": 1, "train/loss": 0.5}]
 
 
-def test_of_all_pictures_the_newest_panel_is_a_file(tmp_path):
-    path = epath.Path(tmp_path) / "panel.png"
-    writer = writers.PanelWriter(path)
+def test_of_all_images_the_newest_figure_is_a_file(tmp_path):
+    writer = writers.Writer(epath.Path(tmp_path), 0, (), tensorboard=False)
     for k in (1, 2):
-        writer.write_images(k, {writers.PANEL: np.full((1, 4, 6, 3), k, np.uint8)})
-        writer.write_images(k, {"semseg/confusion_matrix": np.zeros((1, 9, 9, 3), np.uint8)})
-    with Image.open(path) as picture:
+        writer.figure(k, np.full((4, 6, 3), k, np.uint8))
+        writer.images(k, {"semseg/confusion_matrix": np.zeros((9, 9, 3), np.uint8)})
+    with Image.open(tmp_path / workdir.FIGURE) as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.full((4, 6, 3), 2))
 
 
-def test_a_panel_shows_every_label_and_prediction_in_its_place():
+def test_an_image_grid_shows_every_label_and_prediction_in_its_place():
     tasks = tasks_for("nyuv2")
     images = np.full((2, 32, 64, 3), 0.5, np.float32)
     labels = {
@@ -80,10 +77,10 @@ def test_a_panel_shows_every_label_and_prediction_in_its_place():
         "normals": np.zeros((2, 32, 64, 3), np.float32) + np.array([0, 0, -1], np.float32),
     }
     predictions = {**labels, "semseg": np.full((2, 32, 64, 1), 11)}
-    sheet = figures.panel(images, labels, predictions, tasks)
-    assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
+    grid = figures.image_grid(images, labels, predictions, tasks)
+    assert grid.dtype == np.uint8 and grid.shape[2] == 3
     tiles = 4 * 64 + 6  # enlarged to 256 pixels, and the margin
-    centres = [sheet[90, 6 + i * tiles + 128] for i in range(7)]
+    centres = [grid[90, 6 + i * tiles + 128] for i in range(7)]
     floor, wall = (tasks[0].colours(np.full((1, 1, 1), k))[0, 0] for k in (4, 11))
     expected = [(128,) * 3, floor, wall, (0,) * 3, (0,) * 3, (127, 127, 255), (127, 127, 255)]
     np.testing.assert_array_equal(centres, expected)

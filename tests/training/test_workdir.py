@@ -64,7 +64,7 @@ def test_a_workdir_takes_one_run_at_a_time(tmp_path):
 HOLD = """
 import sys, time
 from etils import epath
-from emanet_jax import workdir
+from emanet_jax.training import workdir
 from tests import tiny
 with workdir.claimed(epath.Path(sys.argv[1]), tiny.get_config()):
     print("held", flush=True)
