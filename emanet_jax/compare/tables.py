@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from emanet_jax.compare.runs import NO_DIFFERENCE, Group
+from emanet_jax.config import flatten
 from emanet_jax.models.cost import Cost
 from emanet_jax.tasks import metrics
-from emanet_jax.training import workdir
 from emanet_jax.types import Task
 
 Definition = Literal["primary", "task_means", "all_metrics"]
@@ -236,7 +236,7 @@ def all_metrics(task: Task, values: pd.DataFrame) -> Table:
 def settings(groups: Sequence[Group]) -> tuple[Table, dict[str, str]]:
     """The config values that differ between groups, a group a column; those that all runs share."""
     index = [group.title for group in groups for _ in group.runs]
-    configs = [workdir.flat(run.config) for group in groups for run in group.runs]
+    configs = [flatten(run.config) for group in groups for run in group.runs]
     values = pd.DataFrame(configs, index, dtype=object)
     values = values.astype(str).where(values.notna(), _MISSING)
     shared = values.nunique() == 1
