@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", choices=models.MODELS, default="ema_net")
+    parser.add_argument("--network", choices=models.NETWORKS, default="ema_net")
     parser.add_argument("--backbone", default="hrnet_w18", help="a name of models.BACKBONES")
     parser.add_argument("--methods", type=_methods, default=list(balancing.METHODS))
     parser.add_argument("--image_size", type=size, default=(96, 128), help="H,W")

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="ema_net", help="a name of models.MODELS")
+    parser.add_argument("--model", default="ema_net", help="a name of models.NETWORKS")
     parser.add_argument("--backbone", default="hrnet_w18", help="a name of models.BACKBONES")
     parser.add_argument("--image_size", type=size, default=(1024, 512), help="H,W")
     parser.add_argument("--batch_size", type=int, default=4, help="images of all devices together")

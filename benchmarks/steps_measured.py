@@ -84,7 +84,9 @@ def write_csv(rows: Sequence[Any], path: pathlib.Path) -> None:
 
 def usual_networks() -> dict[str, str]:
     """Every network of the menu and the backbone that configs build it on."""
-    return {name: USUAL_BACKBONES.get(name, models.backbones_of(name)[0]) for name in models.MODELS}
+    return {
+        name: USUAL_BACKBONES.get(name, models.backbones_of(name)[0]) for name in models.NETWORKS
+    }
 
 
 def make_program(
@@ -185,7 +187,7 @@ def measure(
         The row, and lines on the operations of the trace that took longest.
     """
     mesh, run = program.mesh, program.phases[phase]
-    jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options(mesh))
+    jit = functools.partial(cpu.jit, mesh=mesh)
     on_all = sharding.replicated(mesh)
     batch = sharding.to_devices(program.batch, mesh)
     shapes = jax.eval_shape(program.create)

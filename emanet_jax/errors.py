@@ -1,4 +1,9 @@
-"""The one error that is the user's to mend."""
+"""The one error that is the user's to correct."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Choice = TypeVar("Choice")
 
 
 class UserError(ValueError):
@@ -6,3 +11,14 @@ class UserError(ValueError):
 
     Commands print the message alone and exit with status 1; other errors keep their traceback.
     """
+
+
+def choose(what: str, name: str, choices: Mapping[str, Choice]) -> Choice:
+    """Looks a name up.
+
+    Raises:
+        UserError: it is not among the choices, which the message lists.
+    """
+    if name not in choices:
+        raise UserError(f"{what} is {name!r}; choose from {', '.join(choices)}.")
+    return choices[name]

@@ -96,7 +96,7 @@ def _compiled(predict: Callable[..., Any], trained: Trained) -> Callable[[np.nda
         tasks=trained.tasks,
     )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    jitted = jax.jit(network, compiler_options=cpu.compiler_options(mesh))
+    jitted = cpu.jit(network, mesh)
     return functools.partial(jitted, jax.device_put(trained.variables))
 
 

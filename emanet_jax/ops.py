@@ -1,6 +1,7 @@
 """Operations that networks, losses, metrics and steps share: on maps, and over whole trees."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ def unit_vectors(x: Array) -> Array:
     return (wide * lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)
 
 
-def bilinear(x: Array, size: tuple[int, int]) -> Array:
+def bilinear(x: Array, size: Sequence[int]) -> Array:
     """Resizes maps (b, h, w, c) to `size` (h, w), half-pixel centres, no antialiasing.
 
     Equal to `align_corners=False` of the reference; the identity when the size is unchanged.

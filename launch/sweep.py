@@ -61,7 +61,7 @@ def _command() -> int:
             "start single runs for others."
         )
     directory = pathlib.Path(_WORKDIR.value).expanduser().absolute()
-    networks, balancings = _known("networks", models.MODELS), _known("balancing", METHODS)
+    networks, balancings = _known("networks", models.NETWORKS), _known("balancing", METHODS)
     runs = children.plan(
         _config_file(), directory, networks, _seeds(), balancings, children.overrides(sys.argv)
     )

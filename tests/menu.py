@@ -1,18 +1,18 @@
 """The menu at its smallest: every network on a tiny backbone of every kind that it takes."""
 
-import inspect
 from types import SimpleNamespace
 
 import pytest
 
 from emanet_jax import models
+from emanet_jax.models import registry
 
 # Of the named fields that set widths, beside a tiny backbone's own.
 WIDTHS = {"features": 16, "distilled": 8, "latent_widths": (10, 8, 6)}
 
 NETWORKS = [
     (name, backbone)
-    for name in models.MODELS
+    for name in models.NETWORKS
     for backbone in models.backbones_of(name)
     if backbone.endswith("_tiny")
 ]
@@ -20,8 +20,7 @@ NETWORKS = [
 
 def variants(name):
     """The network's variants that differ, the default first."""
-    paper, released = (models.MODELS[name].variants[key] for key in ("paper", "released"))
-    return ["paper"] if paper == released else ["paper", "released"]
+    return ["paper", *models.NETWORKS[name].variants]
 
 
 FIRST = dict(reversed(NETWORKS))  # {network: the first of its tiny backbones}
@@ -53,8 +52,7 @@ def task(name, channels):
 
 def widths(name, backbone):
     """The named fields that make a network narrow."""
-    network, kind = models.MODELS[name], models.BACKBONES[backbone].kind
-    fields = inspect.signature(network.make_on.get(kind, network.make)).parameters
+    fields = registry.overrides_of(name, backbone)
     return {field: width for field, width in WIDTHS.items() if field in fields}
 
 

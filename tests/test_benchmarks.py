@@ -186,7 +186,7 @@ def test_an_operation_ends_on_any_thread():
 
 def test_every_network_has_a_backbone_to_be_measured_on():
     networks = steps_measured.usual_networks()
-    assert set(networks) == set(models.MODELS)
+    assert set(networks) == set(models.NETWORKS)
     assert all(backbone in models.backbones_of(name) for name, backbone in networks.items())
 
 

@@ -25,7 +25,7 @@ def load(config, arg):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(x, marks=slow_but(("hps", "ema_net", "mtan"), x)) for x in models.MODELS],
+    [pytest.param(x, marks=slow_but(("hps", "ema_net", "mtan"), x)) for x in models.NETWORKS],
 )
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_builds_every_network(config, name):
@@ -49,7 +49,7 @@ def test_every_config_builds_every_network(config, name):
     }
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_value_of_a_config_is_one_that_the_code_knows(config, name):
     settings = load(config, f"model={name}")

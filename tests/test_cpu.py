@@ -1,38 +1,32 @@
-"""What CPUs get instead of XLA's convolutions and reductions is the same numbers."""
+"""Convolutions as CPUs get them: the same numbers as XLA's, and nowhere else."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from emanet_jax import cpu
-from emanet_jax.cpu import conv, pixel_sums
+from emanet_jax.models.layers import BatchNorm, conv, doubling_conv
+from emanet_jax.training import sharding
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """As where there is one device: these tests have four."""
-    monkeypatch.setattr(cpu, "_alone", lambda: True)
+def gradients(layer, fast):
+    """(variables, x, cotangent) to the layer's result and its gradients to both."""
+
+    def run(variables, x, cotangent):
+        y, backwards = jax.vjp(layer.apply, variables, x)
+        return y, backwards(cotangent)
+
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    return jax.jit(cpu.fast_layers(run, one) if fast else run)
 
 
-def plain(x, kernel, stride, dilation):
-    """XLA's convolution, differentiated by JAX."""
-    edge = dilation * (len(kernel) - 1) // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(edge, edge)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-@pytest.mark.parametrize("cached", [2**23, 1000], ids=["at once", "in parts"])
+@pytest.mark.parametrize("cached", [2**23, 1000], ids=["at once", "in blocks"])
 @pytest.mark.parametrize(
-    ("size", "k", "stride", "dilation"),
+    ("size", "k", "strides", "dilation"),
     [
         ((8, 12), 1, 1, 1),
         ((8, 6), 1, 2, 1),
@@ -43,62 +37,76 @@ def plain(x, kernel, stride, dilation):
         ((12, 10), 7, 2, 1),
     ],
 )
-def test_gradients_are_those_of_the_plain_convolution(
-    size, k, stride, dilation, cached, monkeypatch
-):
+def test_gradients_are_those_of_xlas_convolution(size, k, strides, dilation, cached, monkeypatch):
     monkeypatch.setattr(cpu, "_CACHED_BYTES", cached)
     r = np.random.default_rng(0)
-    x, kernel = r.standard_normal((2, *size, 5)), r.standard_normal((k, k, 5, 3))
     with jax.enable_x64(True):
-        y, ours = jax.vjp(lambda *args: conv(*args, stride, dilation), x, kernel)
-        expected, theirs = jax.vjp(lambda *args: plain(*args, stride, dilation), x, kernel)
-        np.testing.assert_allclose(y, expected, atol=1e-12)
-        slope = r.standard_normal(y.shape)
-        for a, b in zip(jax.jit(ours)(slope), theirs(slope), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-11)
+        layer = conv(5, 3, k, strides=strides, dilation=dilation)
+        x = r.standard_normal((2, *size, 5))
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+        variables = jax.tree.map(lambda s: r.standard_normal(s.shape), shapes)
+        cotangent = r.standard_normal(jax.eval_shape(layer.apply, variables, x).shape)
+        arrays = (variables, x, cotangent)
+        ours, theirs = (gradients(layer, fast)(*arrays) for fast in (True, False))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), ours, theirs)
 
 
-def test_kernels_slopes_are_summed_in_float32():
-    """The product of ones is the number of pixels, which bfloat16 cannot count up to."""
-    x, kernel = jnp.ones((1, 32, 32, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
-    _, backwards = jax.vjp(lambda kernel: conv(x, kernel), kernel)
-    (slope,) = backwards(x)
-    assert slope.dtype == jnp.bfloat16
-    assert float(slope[0, 0, 0, 0]) == 1024
+def test_patches_are_convolved_too():
+    layer = nn.Conv(6, (4, 4), 4, "VALID")
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 12, 3)), jnp.float32)
+    variables = layer.init(jax.random.key(0), x)
+    arrays = (variables, x, jnp.ones((2, 2, 3, 6)))
+    ours, theirs = (gradients(layer, fast)(*arrays) for fast in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
-def test_gradients_on_shared_rows_are_those_of_one_device(monkeypatch):
-    monkeypatch.setattr(cpu, "_alone", lambda: False)
-    mesh = jax.make_mesh((2, 2), ("data", "spatial"), axis_types=(AxisType.Auto,) * 2)
-    shared = NamedSharding(mesh, PartitionSpec("data", "spatial"))
+def test_batch_norm_is_the_layers():
     r = np.random.default_rng(0)
-    x, kernel, slope = (r.standard_normal(s) for s in ((4, 8, 6, 3), (3, 3, 3, 5), (4, 4, 3, 5)))
     with jax.enable_x64(True):
-        run = jax.jit(lambda x, kernel, slope: jax.vjp(lambda *a: conv(*a, 2), x, kernel)[1](slope))
-        expected = run(x, kernel, slope)
-        found = run(jax.device_put(x, shared), kernel, jax.device_put(slope, shared))
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-12)
+        layer, x = BatchNorm(train=True), 3 * r.standard_normal((2, 3, 4, 5)) + 1
+        params = {"scale": r.standard_normal(5), "bias": r.standard_normal(5)}
+        variables = {"params": params, "batch_stats": {"mean": jnp.zeros(5), "var": jnp.ones(5)}}
+        cotangent = r.standard_normal(x.shape)
+
+        def run(variables, x, cotangent):
+            apply = functools.partial(layer.apply, mutable=["batch_stats"])
+            y, backwards, updates = jax.vjp(apply, variables, x, has_aux=True)
+            return y, updates, backwards(cotangent)
+
+        one = sharding.make_mesh(devices=jax.devices()[:1])
+        arrays = (variables, x, cotangent)
+        ours, theirs = jax.jit(cpu.fast_layers(run, one))(*arrays), jax.jit(run)(*arrays)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, theirs)
 
 
-def test_accelerators_get_xlas_own_operations():
-    def loss(x, kernel):
-        return pixel_sums(conv(x, kernel)).sum()
-
-    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
-    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, kernel)
-    cpu, gpu, tpu = (
-        traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")
-    )
-    assert cpu.count("stablehlo.convolution") == 1  # the input's slopes alone
-    assert "stablehlo.dot_general" in cpu
-    for text in (gpu, tpu):
-        assert text.count("stablehlo.convolution") == 2
-        assert "stablehlo.dot_general" not in text
-        assert "stablehlo.while" not in text
+def test_doubling_is_the_layers():
+    layer, r = doubling_conv(6), np.random.default_rng(0)
+    x = jnp.asarray(r.standard_normal((2, 3, 4, 5)), jnp.float32)
+    variables = layer.init(jax.random.key(0), x)
+    arrays = (variables, x, jnp.asarray(r.standard_normal((2, 6, 8, 6)), jnp.float32))
+    ours, theirs = (gradients(layer, fast)(*arrays) for fast in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
-def test_sums_over_pixels():
-    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4))
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(pixel_sums(x), x.sum((0, 1, 2)), atol=1e-13)
+def test_kernel_gradients_are_summed_in_float32():
+    """The product of ones is the number of pixels, which bfloat16 cannot count up to."""
+    layer = nn.Conv(1, (1, 1), use_bias=False, dtype=jnp.bfloat16)
+    x = jnp.ones((1, 32, 32, 1), jnp.bfloat16)
+    variables = {"params": {"kernel": jnp.ones((1, 1, 1, 1), jnp.bfloat16)}}
+    _, (gradient, _) = gradients(layer, fast=True)(variables, x, x)
+    assert float(gradient["params"]["kernel"][0, 0, 0, 0]) == 1024
+
+
+def test_several_devices_and_accelerators_keep_xlas_operations():
+    def step(x):
+        return conv(4, 4, 3).init_with_output(jax.random.key(0), x)[0]
+
+    assert cpu.fast_layers(step, sharding.make_mesh()) is step
+    fast = cpu.fast_layers(step, sharding.make_mesh(devices=jax.devices()[:1]))
+    assert fast is not step
+    x = jnp.ones((1, 8, 8, 4))
+
+    def convolutions(step):
+        return jax.jit(jax.grad(lambda x: step(x).sum())).lower(x).as_text().count("dot_general")
+
+    assert convolutions(step) == 0

@@ -15,11 +15,12 @@ PACKAGE = ROOT / "emanet_jax"
 ORDER = (
     ("errors", "ops", "camera"),
     ("types",),
-    ("config", "cpu"),
+    ("config",),
     ("cli",),
     ("tasks",),
     ("balancing", "synthetic"),
     ("models", "data"),
+    ("cpu",),
     ("training",),
     ("inference",),
     ("main", "predict", "compare", "export", "convert"),

@@ -6,7 +6,15 @@ So `import emanet_jax.models.ctal` brings CTAL alone, without a backbone.
 import importlib
 from typing import Any
 
-_LAZY = ("BACKBONES", "KINDS", "MODELS", "backbones_of", "build")
+_LAZY = (
+    "BACKBONES",
+    "KINDS",
+    "NETWORKS",
+    "backbones_of",
+    "build",
+    "register_backbone",
+    "register_network",
+)
 
 
 def __getattr__(name: str) -> Any:

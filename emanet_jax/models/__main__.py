@@ -13,7 +13,7 @@ import time
 from absl import flags
 
 from emanet_jax import cli
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, choose
 
 _MODELS = flags.DEFINE_list("model", [], "Networks to list, such as ema_net,hps; all by default.")
 _BACKBONES = flags.DEFINE_list("backbone", [], "Backbones to list; all but the tests' by default.")
@@ -33,24 +33,25 @@ def _command() -> None:
     logging.getLogger("emanet_jax.models").setLevel(logging.WARNING)  # the table says it
     image_size = cli.image_size("image_size", _IMAGE_SIZE.value)
     tasks = tasks_for(_DATASET.value)
-    for flag, menu in (("model", models.MODELS), ("backbone", models.BACKBONES)):
-        unknown = [name for name in flags.FLAGS[flag].value if name not in menu]
-        if unknown:
-            raise UserError(f"--{flag}={unknown[0]} is unknown; choose from {', '.join(menu)}.")
+    names, backbones = _MODELS.value or [], _BACKBONES.value or []
+    for name in names:
+        choose("--model", name, models.NETWORKS)
+    for name in backbones:
+        choose("--backbone", name, models.BACKBONES)
     pairs = [
         (name, backbone)
-        for name in _MODELS.value or models.MODELS
+        for name in names or models.NETWORKS
         for backbone in models.backbones_of(name)
-        if backbone in _BACKBONES.value
-        or not (_BACKBONES.value or backbone.endswith("_tiny"))  # those are for tests
+        if backbone in backbones
+        or not (backbones or backbone.endswith("_tiny"))  # those are for tests
     ]
     if not pairs:
         raise UserError(
-            f"none of {', '.join(_MODELS.value)} can be built on {', '.join(_BACKBONES.value)}; "
+            f"none of {', '.join(names)} can be built on {', '.join(backbones)}; "
             "leave --backbone out to see what can."
         )
-    names = ", ".join(f"{task.name} ({task.channels})" for task in tasks)
-    print(f"{_DATASET.value}: {names}; {image_size[0]} x {image_size[1]}; {_VARIANT.value} variant")
+    shown = ", ".join(f"{task.name} ({task.channels})" for task in tasks)
+    print(f"{_DATASET.value}: {shown}; {image_size[0]} x {image_size[1]}; {_VARIANT.value} variant")
     row = "{:12} {:12} {:>15} {:>16}  {}"
     print(row.format("network", "backbone", "parameters", "multiply-adds", "CTAL"))
     start = time.monotonic()

@@ -30,7 +30,7 @@ def cost(model: nn.Module, image_size: tuple[int, int]) -> Cost:
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     init = functools.partial(model.init, train=False)
     variables = jax.eval_shape(init, jax.random.key(0), images)
-    affinities = []
+    affinities: list[str] = []
 
     def note_affinity(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         if isinstance(context.module, CrossTaskAffinity) and context.method_name == "__call__":
@@ -42,6 +42,7 @@ def cost(model: nn.Module, image_size: tuple[int, int]) -> Cost:
         traced = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, images)
     flat = jax.jit(jax.extend.core.jaxpr_as_fun(traced))
     analysis = flat.lower(*jax.tree.leaves((variables, images))).cost_analysis()
+    assert analysis is not None, "XLA counts operations on every platform that JAX has"
     return Cost(
         parameters=sum(x.size for x in jax.tree.leaves(variables["params"])),
         multiply_adds=round(analysis["flops"] / 2),

@@ -24,13 +24,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, choose
 from emanet_jax.models.affinity import IMPLEMENTATIONS
-from emanet_jax.models.layers import Conv, Dtype, fan_in_uniform
+from emanet_jax.models.layers import conv, uniform_bias
 from emanet_jax.ops import bilinear, unit_vectors, wide_dtype
 
-FUSIONS = ("task_specific", "shared")
+FUSIONS = {"task_specific": "fusion_{task}", "shared": "fusion"}  # names of their parameters
 QUADRATIC_BYTES = 512 * 2**20  # "auto" never makes P x P arrays that take more than this together
 MOMENTS = {"mu", "nu", "trace"}  # Optax's names for running means of gradients and their squares
 BETWEEN_ARRAYS = 50  # cost of a multiply-add there, in those of a product: see benchmarks/NOTES.md
@@ -49,7 +51,7 @@ def choose_implementation(
         "shifted": pixels**2 * (2 * n * c + BETWEEN_ARRAYS * 9 * n * fusions),
         "factorized": 18 * pixels * (n * c) ** 2,
     }
-    choice = min(work, key=work.get)
+    choice = min(work, key=lambda name: work[name])
     why = ", ".join(f"{name} {count:.2g}" for name, count in work.items()) + " operations per image"
     if choice == "shifted" and b * (n + fusions) * pixels**2 * itemsize > QUADRATIC_BYTES:
         choice = "factorized"
@@ -71,7 +73,7 @@ class FusionKernel(nn.Module):
     def __call__(self, h: int, w: int) -> tuple[jax.Array, jax.Array]:
         """Kernel (3, 3, n, h * w), as `feature_group_count=h * w` wants it, and bias (h * w,)."""
         if self.has_variable("params", "bias"):
-            made_for = self.get_variable("params", "bias").size
+            made_for: int = self.get_variable("params", "bias").size
             if made_for != h * w:
                 raise UserError(
                     f"{'/'.join(self.path)} was made for {made_for} pixels and the features have "
@@ -79,8 +81,8 @@ class FusionKernel(nn.Module):
                     f"old_hw, new_hw=({h}, {w})), hw being the features' grid, first."
                 )
         n, pixels = self.tasks, h * w
-        kernel = self.param("kernel", fan_in_uniform, (3, 3, n, pixels), 9 * n)
-        bias = self.param("bias", fan_in_uniform, (pixels,), 9 * n)
+        kernel = self.param("kernel", uniform_bias(9 * n), (3, 3, n, pixels))
+        bias = self.param("bias", uniform_bias(9 * n), (pixels,))
         return kernel, bias
 
 
@@ -105,14 +107,16 @@ class CrossTaskAffinity(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, features: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def __call__(
+        self, features: Mapping[str, Float[Array, "b h w c"]]
+    ) -> dict[str, Float[Array, "b h w c"]]:
         """{task: (b, h, w, c)} to the same.
 
         Raises:
           UserError: an unknown choice, or fusions that were made for another resolution.
         """
-        _check("fusion", self.fusion, FUSIONS)
-        _check("implementation", self.implementation, ("auto", *IMPLEMENTATIONS))
+        fusion_name = choose("fusion", self.fusion, FUSIONS)
+        choose("implementation", self.implementation, {"auto": None, **IMPLEMENTATIONS})
         tasks = self.tasks or tuple(sorted(features))
         if set(tasks) != set(features):
             raise UserError(
@@ -121,10 +125,9 @@ class CrossTaskAffinity(nn.Module):
         b, h, w, c = features[tasks[0]].shape
         n = len(tasks)
 
-        values = [
-            Conv(c, 3, dtype=self.dtype, name=f"value_{task}")(features[task]) for task in tasks
-        ]
-        names = ["fusion"] if self.fusion == "shared" else [f"fusion_{task}" for task in tasks]
+        value = functools.partial(conv, c, c, 3, dtype=self.dtype)
+        values = [value(name=f"value_{task}")(features[task]) for task in tasks]
+        names = dict.fromkeys(fusion_name.format(task=task) for task in tasks)
         fusions = [FusionKernel(n, name=name)(h, w) for name in names]
         kernel, bias = (jnp.stack(parts) for parts in zip(*fusions, strict=True))
 
@@ -151,11 +154,6 @@ class CrossTaskAffinity(nn.Module):
         itemsize = wide_dtype(self.dtype or one.dtype).itemsize
         b = b if isinstance(b, int) else 1  # a symbol, in an export for batches of any size
         return choose_implementation(b, n, c, h * w, fusions, itemsize)
-
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name} is {value!r}; choose from {', '.join(choices)}.")
 
 
 def adapt_resolution(params: Any, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> Any:

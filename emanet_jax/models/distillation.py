@@ -1,45 +1,56 @@
-"""Distillation: {task: features} to {task: features}, each task learning from the others."""
+"""Distillation: {task: features} to {task: features}, each task learning from the others.
 
+Every module is made by its network from `tasks` (the names, in the order that they share axes in),
+`dtype` and `name`; its other fields are settings.
+"""
+
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import choose
 from emanet_jax.models.ctal import CrossTaskAffinity
-from emanet_jax.models.layers import BatchNorm, Conv, ConvNorm, DoublingConv, Dtype
+from emanet_jax.models.layers import BatchNorm, ConvNorm, Module, conv, doubling_conv
 from emanet_jax.ops import unit_vectors, wide_dtype
+
+Conv = Callable[..., nn.Conv]
 
 
 class SelfAttention(nn.Module):
     """A 3 x 3 convolution, gated by the sigmoid of another one."""
 
-    conv: Callable[..., Conv] = partial(Conv, use_bias=False)
+    conv: Conv = partial(conv, use_bias=False)
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(b, h, w, c) to the same."""
-        conv = partial(self.conv, x.shape[-1], 3, dtype=self.dtype)
-        return conv(name="value")(x) * nn.sigmoid(conv(name="gate")(x))
+        c = x.shape[-1]
+        conv3 = partial(self.conv, c, c, 3, dtype=self.dtype)
+        return conv3(name="value")(x) * nn.sigmoid(conv3(name="gate")(x))
 
 
 class Messages(nn.Module):
-    """What one task takes over from the others: the sum of their features, each gated by itself."""
+    """The sum of other tasks' features, each gated by itself, for one task to add to its own."""
 
     sources: tuple[str, ...]
-    conv: Callable[..., Conv] = partial(Conv, use_bias=False)
+    conv: Conv = partial(conv, use_bias=False)
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, features: Mapping[str, jax.Array]) -> jax.Array:
         """{task: (b, h, w, c)} to (b, h, w, c)."""
-        return sum(
+        gated = [
             SelfAttention(self.conv, self.dtype, name=f"from_{source}")(features[source])
             for source in self.sources
-        )
+        ]
+        return functools.reduce(operator.add, gated)
 
 
 class PadDistillation(nn.Module):
@@ -49,11 +60,11 @@ class PadDistillation(nn.Module):
 
     Attributes:
       tasks: that learn from each other.
-      conv: makes its convolutions, from features, kernel size, dtype and name.
+      conv: makes its convolutions, as `layers.conv`.
     """
 
     tasks: tuple[str, ...]
-    conv: Callable[..., Conv] = partial(Conv, use_bias=False)
+    conv: Conv = partial(conv, use_bias=False)
     dtype: Dtype | None = None
 
     @nn.compact
@@ -63,7 +74,7 @@ class PadDistillation(nn.Module):
         for task in self.tasks:
             others = tuple(other for other in self.tasks if other != task)
             messages = Messages(others, self.conv, self.dtype, name=f"to_{task}")
-            refined[task] = features[task] + messages(features)
+            refined[task] = features[task] + messages(features) if others else features[task]
         return refined
 
 
@@ -82,7 +93,7 @@ def row_stochastic(x: jax.Array) -> jax.Array:
 
 
 def column_stochastic(x: jax.Array) -> jax.Array:
-    """What PAP-Net's released code computes: channels divided by their norms over the pixels.
+    """PAP-Net's affinities as its released code has them: channels normalised over the pixels.
 
     Args:
       x: (b, P, c).
@@ -110,34 +121,32 @@ class PatternPropagation(nn.Module):
 
     Attributes:
       tasks: the order of the tasks in every task's mixing weights.
-      features: of the result, which a 1 x 1 convolution narrows the input to.
+      distilled: channels of the result, to which a 1 x 1 convolution narrows the input.
       affinity: one of AFFINITIES.
       beta: share of the diffused features in the result of the one diffusion step.
     """
 
     tasks: tuple[str, ...]
-    features: int = 128
+    distilled: int = 128
     affinity: str = "row_stochastic"
     beta: float = 0.05
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, features: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
-        """{task: (b, h, w, c)} to {task: (b, h, w, features)}; nothing depends on `train`.
+        """{task: (b, h, w, c)} to {task: (b, h, w, distilled)}; nothing depends on `train`.
 
         Raises:
           UserError: an unknown affinity.
         """
-        if self.affinity not in AFFINITIES:
-            choices = ", ".join(AFFINITIES)
-            raise UserError(f"affinity is {self.affinity!r}; choose from {choices}.")
-        b, h, w, _ = features[self.tasks[0]].shape
+        affinity_of = choose("affinity", self.affinity, AFFINITIES)
+        b, h, w, c = features[self.tasks[0]].shape
         n, pixels = len(self.tasks), h * w
         narrow = {}
         for task in self.tasks:
-            x = Conv(self.features, 1, dtype=self.dtype, name=f"in_{task}")(features[task])
-            narrow[task] = x.reshape(b, pixels, self.features)
-        affinities = [AFFINITIES[self.affinity](narrow[task]) for task in self.tasks]
+            x = conv(c, self.distilled, 1, dtype=self.dtype, name=f"in_{task}")(features[task])
+            narrow[task] = x.reshape(b, pixels, self.distilled)
+        affinities = [affinity_of(narrow[task]) for task in self.tasks]
 
         refined = {}
         for task, x in narrow.items():
@@ -148,7 +157,7 @@ class PatternPropagation(nn.Module):
                 "bij,bjc->bic", mixed.astype(x.dtype), x, preferred_element_type=mixed.dtype
             )
             x = self.beta * diffused + (1 - self.beta) * x
-            refined[task] = x.astype(narrow[task].dtype).reshape(b, h, w, self.features)
+            refined[task] = x.astype(narrow[task].dtype).reshape(b, h, w, self.distilled)
         return refined
 
 
@@ -159,35 +168,30 @@ class AffinityBlock(nn.Module):
     batch norm too.
 
     Attributes:
+      tasks: the order of the tasks on CTAL's fusions.
+      distilled: channels of CTAL and of the result.
       narrow_norm: batch norm and ReLU behind the narrowing convolution too.
-      tasks, features, fusion, implementation, gamma, dtype: as CrossTaskAffinity's; `features` are
-        those of the result.
+      affinity: makes the `CrossTaskAffinity`.
     """
 
     tasks: tuple[str, ...]
-    features: int = 128
-    fusion: str = "task_specific"
-    implementation: str = "auto"
-    gamma: float = 0.05
+    distilled: int = 128
     narrow_norm: bool = False
+    affinity: Module = CrossTaskAffinity
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, features: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
-        """{task: (b, h, w, c)} to {task: (b, 2h, 2w, features)}."""
-        conv = partial(Conv, self.features, dtype=self.dtype)
-        narrow = conv
+        """{task: (b, h, w, c)} to {task: (b, 2h, 2w, distilled)}."""
+        c, width, dtype = features[self.tasks[0]].shape[-1], self.distilled, self.dtype
+        narrow: Module = partial(conv, c, width, 1, dtype=dtype)
         if self.narrow_norm:
-            narrow = partial(ConvNorm, self.features, use_bias=True, train=train, dtype=self.dtype)
-        narrowed = {
-            task: narrow(kernel_size=1, name=f"in_{task}")(features[task]) for task in self.tasks
-        }
-        refined = CrossTaskAffinity(
-            self.fusion, self.implementation, self.gamma, self.tasks, self.dtype, name="affinity"
-        )(narrowed)
+            narrow = partial(ConvNorm, width, 1, use_bias=True, train=train, dtype=dtype)
+        narrowed = {task: narrow(name=f"in_{task}")(features[task]) for task in self.tasks}
+        refined = self.affinity(tasks=self.tasks, dtype=dtype, name="affinity")(narrowed)
         doubled = {}
         for task in self.tasks:
-            x = DoublingConv(self.features, self.dtype, name=f"double_{task}")(refined[task])
-            x = nn.relu(BatchNorm(train, dtype=self.dtype, name=f"bn_{task}")(x))
-            doubled[task] = conv(3, name=f"out_{task}")(x)
+            x = doubling_conv(width, dtype=dtype, name=f"double_{task}")(refined[task])
+            x = nn.relu(BatchNorm(train, dtype=dtype, name=f"bn_{task}")(x))
+            doubled[task] = conv(width, width, 3, dtype=dtype, name=f"out_{task}")(x)
         return doubled

@@ -1,17 +1,18 @@
 """Heads: a map to one task's prediction at the map's own size."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 
-from emanet_jax.errors import UserError
-from emanet_jax.models.layers import BottleneckBlock, Conv, ConvNorm, Dtype, Unit, xavier_normal
+from emanet_jax.models.layers import BottleneckBlock, ConvNorm, Module, conv, xavier_normal
 
 
 class Head(nn.Module):
-    """What every head is: a map (b, h, w, c) and `train` to a prediction (b, h, w, channels).
+    """The fields of every head, which maps (b, h, w, c) and `train` to (b, h, w, channels).
 
     Attributes:
       channels: of the prediction.
@@ -25,14 +26,14 @@ class Head(nn.Module):
 
 
 class HRNetHead(Head):
-    """HRNet's own head on its concatenated maps: 1 x 1 unit (with bias), then the prediction."""
+    """HRNet's own head on its concatenated maps: 1 x 1 convolution, norm, prediction."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(b, h, w, c) to (b, h, w, channels)."""
-        unit = partial(ConvNorm, train=train, dtype=self.dtype)
-        x = unit(x.shape[-1], 1, use_bias=True, name="fuse")(x)
-        return Conv(self.channels, 1, dtype=self.dtype, name="predict")(x)
+        c = x.shape[-1]
+        x = ConvNorm(c, 1, use_bias=True, train=train, dtype=self.dtype, name="fuse")(x)
+        return conv(c, self.channels, 1, dtype=self.dtype, name="predict")(x)
 
 
 class BottleneckHead(Head):
@@ -41,13 +42,13 @@ class BottleneckHead(Head):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(b, h, w, c) to (b, h, w, channels)."""
-        unit = partial(ConvNorm, train=train, dtype=self.dtype)
-        x = _bottlenecks(x, unit, x.shape[-1])
-        return Conv(self.channels, 1, dtype=self.dtype, name="predict")(x)
+        c = x.shape[-1]
+        x = two_bottlenecks(x, c, train, self.dtype)
+        return conv(c, self.channels, 1, dtype=self.dtype, name="predict")(x)
 
 
 class DeepLabHead(Head):
-    """Looks at each place in several widths at once and at the whole map, then predicts.
+    """Sees each place in several widths at once and in the context of the whole map.
 
     Source: "Rethinking Atrous Convolution for Semantic Image Segmentation" (arXiv 1706.05587).
     """
@@ -58,16 +59,16 @@ class DeepLabHead(Head):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(b, h, w, c) to (b, h, w, channels)."""
-        unit = partial(ConvNorm, self.features, train=train, dtype=self.dtype)
-        views = [unit(1, name="near")(x)]
+        conv_norm = partial(ConvNorm, self.features, train=train, dtype=self.dtype)
+        views = [conv_norm(1, name="near")(x)]
         for dilation in self.dilations:
-            views.append(unit(3, dilation=dilation, name=f"dilated{dilation}")(x))
+            views.append(conv_norm(3, dilation=dilation, name=f"dilated{dilation}")(x))
         mean = x.mean((1, 2), keepdims=True)  # which jnp sums in float32 for half precision too
-        views.append(jnp.broadcast_to(unit(1, name="everywhere")(mean), views[0].shape))
-        x = unit(1, name="join")(jnp.concatenate(views, axis=-1))
+        views.append(jnp.broadcast_to(conv_norm(1, name="everywhere")(mean), views[0].shape))
+        x = conv_norm(1, name="join")(jnp.concatenate(views, axis=-1))
         x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
-        x = unit(3, name="refine")(x)
-        return Conv(self.channels, 1, dtype=self.dtype, name="output")(x)
+        x = conv_norm(3, name="refine")(x)
+        return conv(self.features, self.channels, 1, dtype=self.dtype, name="output")(x)
 
 
 class PredictionHead(Head):
@@ -76,13 +77,16 @@ class PredictionHead(Head):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(b, h, w, c) to (b, h, w, channels); nothing in it depends on `train`."""
-        conv = partial(Conv, dtype=self.dtype, start=xavier_normal)
-        x = conv(x.shape[-1], 3, name="context")(x)
-        return conv(self.channels, 1, name="project")(x)
+        c = x.shape[-1]
+        xavier = partial(
+            conv, kernel_init=xavier_normal, bias_init=nn.initializers.zeros, dtype=self.dtype
+        )
+        x = xavier(c, c, 3, name="context")(x)
+        return xavier(c, self.channels, 1, name="project")(x)
 
 
 class InitialPrediction(nn.Module):
-    """A task's own branch before distillation: two bottleneck blocks, and what they predict."""
+    """A task's own branch before distillation: two bottleneck blocks, and their prediction."""
 
     features: int
     channels: int
@@ -91,31 +95,21 @@ class InitialPrediction(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """(b, h, w, c) to features (b, h, w, features) and prediction (b, h, w, channels)."""
-        unit = partial(ConvNorm, train=train, dtype=self.dtype)
-        x = _bottlenecks(x, unit, self.features)
-        return x, Conv(self.channels, 1, dtype=self.dtype, name="predict")(x)
+        x = two_bottlenecks(x, self.features, train, self.dtype)
+        return x, conv(self.features, self.channels, 1, dtype=self.dtype, name="predict")(x)
 
 
-def _bottlenecks(x: jax.Array, unit: Unit, features: int) -> jax.Array:
+def two_bottlenecks(x: jax.Array, features: int, train: bool, dtype: Dtype | None) -> jax.Array:
+    """(b, h, w, c) to (b, h, w, features); makes its blocks in the module that calls it."""
+    conv_norm = partial(ConvNorm, train=train, dtype=dtype)
     for block in range(2):
-        x = BottleneckBlock(unit, features, name=f"block_{block}")(x)
+        x = BottleneckBlock(conv_norm, features, name=f"block_{block}")(x)
     return x
 
 
-HEADS = {
+HEADS: Mapping[str, Module] = {
     "hrnet": HRNetHead,
     "bottleneck": BottleneckHead,
     "deeplab": DeepLabHead,
     "prediction": PredictionHead,
 }
-
-
-def make_head(kind: str, channels: int, dropout: float, dtype: Dtype | None, name: str) -> Head:
-    """A head of HEADS with its parameters under `name`.
-
-    Raises:
-      UserError: no such head.
-    """
-    if kind not in HEADS:
-        raise UserError(f"head is {kind!r}; choose from {', '.join(HEADS)}.")
-    return HEADS[kind](channels, dropout, dtype, name=name)

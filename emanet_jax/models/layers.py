@@ -1,11 +1,10 @@
-"""The layers that every network is made of; maps are (b, h, w, c), channels last.
+"""The layers that networks are made of, on maps (b, h, w, c), channels last.
 
-Layers start as PyTorch's do, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases, because the
-published numbers were made with it, unless told another `start`. Parameters are float32; `dtype` is
-what a layer computes in (None: whatever its input and parameters promote to).
+Kernels and biases start as PyTorch's do, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), because the published
+numbers were made with it. Parameters are float32; `dtype` is what a layer computes in (None:
+whatever its input and parameters promote to).
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,153 +12,107 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype, Initializer
 from jax import lax
 
-from emanet_jax.cpu import add_bias, conv, pixel_sums
 from emanet_jax.ops import bilinear, upcast
 
-Dtype = Any
+Module = Callable[..., nn.Module]  # makes a module from keywords: a class, or a partial of one
+
+fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
-def _mix(bits: jax.Array) -> jax.Array:
-    """Murmur3's finaliser: a bijection of 32 bits; every input bit moves every output bit."""
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
-    return bits ^ (bits >> 16)
+def uniform_bias(fan_in: int) -> Initializer:
+    """PyTorch's start of a bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), `fan_in` of its kernel."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        bound = 1 / math.sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def _signed_uniform(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """U[-1, 1) in steps of 2^-23.
+def conv(
+    channels: int,
+    features: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = fan_in_uniform,
+    bias_init: Initializer | None = None,
+    dtype: Dtype | None = None,
+    name: str | None = None,
+) -> nn.Conv:
+    """`nn.Conv` from (b, h, w, channels) to (b, ceil(h / strides), ceil(w / strides), features).
 
-    A hash of the key and a counter, not `jax.random.uniform`: XLA:CPU compiles that for 0.3 s per
-    flat array and 2 s per kernel, which makes minutes before the first step of a network.
+    Padded alike on every side, also where it strides, as PyTorch's; the kernel size is odd.
     """
-    first, second = jax.random.key_data(key).ravel()[-2:]
-    counter = lax.iota(jnp.uint32, math.prod(shape)) * jnp.uint32(0x9E3779B9)
-    bits = _mix(_mix(counter + first) + second).reshape(shape)
-    return (bits >> 8).astype(jnp.float32) * 2.0**-23 - 1
+    padding = dilation * (kernel_size - 1) // 2
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides,
+        [(padding, padding)] * 2,
+        kernel_dilation=dilation,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init or uniform_bias(kernel_size**2 * channels),
+        dtype=dtype,
+        name=name,
+    )
 
 
-Start = Callable[[jax.Array, Sequence[int], int], jax.Array]  # (key, shape, fan_in) to values
+def dense(
+    channels: int,
+    features: int,
+    *,
+    use_bias: bool = True,
+    dtype: Dtype | None = None,
+    name: str | None = None,
+) -> nn.Dense:
+    """`nn.Dense` from (..., channels) to (..., features)."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        kernel_init=fan_in_uniform,
+        bias_init=uniform_bias(channels),
+        dtype=dtype,
+        name=name,
+    )
 
 
-def fan_in_uniform(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Array:
-    """PyTorch's default start of kernels and biases alike: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return _signed_uniform(key, tuple(shape)) / math.sqrt(fan_in)
+def doubling_conv(
+    features: int, *, dtype: Dtype | None = None, name: str | None = None
+) -> nn.ConvTranspose:
+    """Transposed 2 x 2 convolution with stride 2: (b, h, w, c) to (b, 2h, 2w, features)."""
+    return nn.ConvTranspose(
+        features,
+        (2, 2),
+        (2, 2),
+        "VALID",
+        transpose_kernel=True,  # kernel (2, 2, features, c): of the convolution it transposes
+        kernel_init=fan_in_uniform,
+        bias_init=uniform_bias(4 * features),
+        dtype=dtype,
+        name=name,
+    )
 
 
-def xavier_normal(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Array:
-    """N(0, 2 / (fan_in + fan_out)) for kernels (..., c, features), zeros for biases (features,)."""
-    if len(shape) == 1:
-        return jnp.zeros(shape, jnp.float32)
-    *_, c, features = shape
-    fan_out = fan_in // c * features
-    centred = _signed_uniform(key, tuple(shape)) + 2.0**-24  # (-1, 1): the ends have no quantile
-    return lax.erf_inv(centred) * (2 / math.sqrt(fan_in + fan_out))
-
-
-class Conv(nn.Module):
-    """k x k convolution, padded alike on every side, also where it strides (as PyTorch)."""
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    use_bias: bool = True
-    dtype: Dtype | None = None
-    dilation: int = 1
-    start: Start = fan_in_uniform
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
-        _, _, _, c = x.shape
-        k, fan_in = self.kernel_size, self.kernel_size**2 * c
-        kernel = self.param("kernel", self.start, (k, k, c, self.features), fan_in)
-        bias = self.param("bias", self.start, (self.features,), fan_in) if self.use_bias else 0
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = conv(x, kernel, self.stride, self.dilation)
-        return add_bias(x, bias) if self.use_bias else x
-
-
-class Dense(nn.Module):
-    """The same linear map at every place: (..., c) to (..., features)."""
-
-    features: int
-    use_bias: bool = True
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., c) to (..., features)."""
-        c = x.shape[-1]
-        kernel = self.param("kernel", fan_in_uniform, (c, self.features), c)
-        bias = self.param("bias", fan_in_uniform, (self.features,), c) if self.use_bias else 0
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return x @ kernel + bias
-
-
-class DoublingConv(nn.Module):
-    """Transposed 2 x 2 convolution with stride 2: every pixel becomes its own 2 x 2 patch.
-
-    The windows do not overlap, so it is one matrix product. The kernel (2, 2, out, in) is that of
-    the convolution which it transposes, and starts with that convolution's fan-in.
-    """
-
-    features: int
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, 2h, 2w, features)."""
-        b, h, w, c = x.shape
-        fan_in = 4 * self.features
-        kernel = self.param("kernel", fan_in_uniform, (2, 2, self.features, c), fan_in)
-        bias = self.param("bias", fan_in_uniform, (self.features,), fan_in)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = jnp.einsum("bhwc,yxoc->bhywxo", x, kernel)
-        return add_bias(x.reshape(b, 2 * h, 2 * w, self.features), bias)
-
-
-# Jitted within a jitted step, here and in other small functions, so that networks of hundreds of
-# layers trace and lower each shape once.
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalised(
+def normalise(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Maps (b, h, w, c) normalised by their own statistics, and these: mean (c,), variance (c,).
+    """Normalises maps (b, h, w, c) by their own statistics.
 
-    In float32 or better. No slopes go back through the statistics that are returned: they are for
-    the running averages.
+    Returns:
+      Maps in float32 or better, and the statistics: mean (c,), variance (c,).
     """
-    return _normalised_forward(x, scale, bias, epsilon)[0]
-
-
-@functools.partial(jax.jit, static_argnames="epsilon")
-def _normalised_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
-) -> tuple[tuple, tuple]:
-    n, wide = x.size // x.shape[-1], upcast(x)
-    mean = pixel_sums(wide) / n
-    var = pixel_sums(jnp.square(wide - mean)) / n
-    inverse = lax.rsqrt(var + epsilon)
-    return ((wide - mean) * (inverse * scale) + bias, mean, var), (x, scale, mean, inverse)
-
-
-@functools.partial(jax.jit, static_argnames="epsilon")
-def _normalised_backward(epsilon: float, saved: tuple, slopes: tuple) -> tuple:
-    """In closed form: two sums over the pixels, and nothing kept but x and its statistics."""
-    (x, scale, mean, inverse), (slope, _, _) = saved, slopes
-    n, unit = x.size // x.shape[-1], (upcast(x) - mean) * inverse
-    to_bias, to_scale = pixel_sums(slope), pixel_sums(slope * unit)
-    to_x = (slope - (to_bias + unit * to_scale) / n) * (inverse * scale)
-    return to_x.astype(x.dtype), to_scale.astype(scale.dtype), to_bias.astype(scale.dtype)
-
-
-_normalised.defvjp(_normalised_forward, _normalised_backward)
+    x = upcast(x)
+    mean = x.mean((0, 1, 2))
+    var = jnp.square(x - mean).mean((0, 1, 2))
+    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
 class BatchNorm(nn.Module):
@@ -168,12 +121,16 @@ class BatchNorm(nn.Module):
     The running average is decay * old + (1 - decay) * new; a decay is one minus PyTorch's momentum.
     Statistics are kept in at least float32. Under jit they are those of the global batch, however
     it is sharded.
+
+    Attributes:
+      normalise: the function of that name, or an equal one for some platform.
     """
 
     train: bool
     decay: float = 0.9
     epsilon: float = 1e-5
     dtype: Dtype | None = None
+    normalise: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] = normalise
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -186,13 +143,13 @@ class BatchNorm(nn.Module):
         dtype = self.dtype or jnp.result_type(x, scale)
 
         if not self.train:
-            mean, factor = running_mean.value, lax.rsqrt(running_var.value + self.epsilon) * scale
-            return ((upcast(x) - mean) * factor + bias).astype(dtype)
-        y, mean, var = _normalised(x, scale, bias, self.epsilon)
+            factor = lax.rsqrt(running_var.value + self.epsilon) * scale
+            return ((upcast(x) - running_mean.value) * factor + bias).astype(dtype)
+        y, mean, var = self.normalise(x, scale, bias, self.epsilon)
         if not self.is_initializing():
             n, keep = b * h * w, self.decay
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean
             unbiased = var * (n / max(n - 1, 1))
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         return y.astype(dtype)
 
@@ -202,72 +159,84 @@ class ConvNorm(nn.Module):
 
     features: int
     kernel_size: int
-    stride: int = 1
+    strides: int = 1
+    dilation: int = 1
     use_bias: bool = False
     relu: bool = True
     train: bool = False
     decay: float = 0.9
+    kernel_init: Initializer = fan_in_uniform
+    bias_init: Initializer | None = None
     dtype: Dtype | None = None
-    dilation: int = 1
-    start: Start = fan_in_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
-        x = Conv(
+        """(b, h, w, c) to (b, ceil(h / strides), ceil(w / strides), features)."""
+        x = conv(
+            x.shape[-1],
             self.features,
             self.kernel_size,
-            self.stride,
-            self.use_bias,
-            self.dtype,
-            self.dilation,
-            self.start,
+            strides=self.strides,
+            dilation=self.dilation,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
             name="conv",
         )(x)
         x = BatchNorm(self.train, self.decay, dtype=self.dtype, name="bn")(x)
         return nn.relu(x) if self.relu else x
 
 
-Unit = Callable[..., ConvNorm]  # ConvNorm with train, decay and dtype already given
-
-
 class BasicBlock(nn.Module):
-    """Two 3 x 3 units around a shortcut, which is projected where the channels or sizes differ."""
+    """Two 3 x 3 convolutions around a shortcut, projected where the channels or sizes differ.
 
-    unit: Unit
+    Attributes:
+      conv_norm: `ConvNorm` with train, decay and dtype already given, here and below.
+    """
+
+    conv_norm: Module
     features: int
-    stride: int = 1
+    strides: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
-        y = self.unit(self.features, 3, self.stride, name="unit1")(x)
-        y = self.unit(self.features, 3, relu=False, name="unit2")(y)
-        if x.shape[-1] != self.features or self.stride != 1:
-            x = self.unit(self.features, 1, self.stride, relu=False, name="shortcut")(x)
+        """(b, h, w, c) to (b, ceil(h / strides), ceil(w / strides), features)."""
+        conv_norm = self.conv_norm
+        y = conv_norm(self.features, 3, strides=self.strides, name="conv_norm1")(x)
+        y = conv_norm(self.features, 3, relu=False, name="conv_norm2")(y)
+        if x.shape[-1] != self.features or self.strides != 1:
+            shortcut = conv_norm(
+                self.features, 1, strides=self.strides, relu=False, name="shortcut"
+            )
+            x = shortcut(x)
         return nn.relu(x + y)
 
 
 class BottleneckBlock(nn.Module):
     """1 x 1 to a quarter of the features, 3 x 3, 1 x 1 back, around a shortcut as BasicBlock's."""
 
-    unit: Unit
+    conv_norm: Module
     features: int
-    stride: int = 1
+    strides: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), features)."""
-        y = self.unit(self.features // 4, 1, name="unit1")(x)
-        y = self.unit(self.features // 4, 3, self.stride, name="unit2")(y)
-        y = self.unit(self.features, 1, relu=False, name="unit3")(y)
-        if x.shape[-1] != self.features or self.stride != 1:
-            x = self.unit(self.features, 1, self.stride, relu=False, name="shortcut")(x)
+        """(b, h, w, c) to (b, ceil(h / strides), ceil(w / strides), features)."""
+        conv_norm, width = self.conv_norm, self.features // 4
+        y = conv_norm(width, 1, name="conv_norm1")(x)
+        y = conv_norm(width, 3, strides=self.strides, name="conv_norm2")(y)
+        y = conv_norm(self.features, 1, relu=False, name="conv_norm3")(y)
+        if x.shape[-1] != self.features or self.strides != 1:
+            shortcut = conv_norm(
+                self.features, 1, strides=self.strides, relu=False, name="shortcut"
+            )
+            x = shortcut(x)
         return nn.relu(x + y)
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales every channel by what the means of all channels, in a narrow MLP, say of it.
+    """Scales every channel by a factor that a narrow MLP finds from the means of all channels.
 
     Source: "Squeeze-and-Excitation Networks" (arXiv 1709.01507).
     """
@@ -279,13 +248,14 @@ class SqueezeExcitation(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(b, h, w, c) to the same."""
         _, _, _, c = x.shape
+        width = max(c // self.reduction, 1)
         means = upcast(x).mean((1, 2), keepdims=True).astype(x.dtype)  # (b, 1, 1, c)
-        hidden = Dense(max(c // self.reduction, 1), dtype=self.dtype, name="squeeze")(means)
-        return x * nn.sigmoid(Dense(c, dtype=self.dtype, name="excite")(nn.relu(hidden)))
+        hidden = nn.relu(dense(c, width, dtype=self.dtype, name="squeeze")(means))
+        return x * nn.sigmoid(dense(width, c, dtype=self.dtype, name="excite")(hidden))
 
 
 def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Repeat pixels: (b, h, w, c) to (b, *size, c), whole multiples of (h, w)."""
+    """Repeats pixels: (b, h, w, c) to (b, *size, c), whole multiples of (h, w)."""
     _, h, w, _ = x.shape
     return x.repeat(size[0] // h, axis=1).repeat(size[1] // w, axis=2)
 

@@ -173,7 +173,7 @@ def debug(directory: epath.PathLike) -> NanReport:
     state, batch = load(directory, like)
 
     mesh = sharding.make_mesh(config.mesh.spatial)
-    jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options(mesh))
+    jit = functools.partial(cpu.jit, mesh=mesh)
     method = balancing.from_config(config, tasks, steps_per_epoch=1)
     grads_fn = balancing.grads_fn_for(
         method, tasks, accumulate=config.accumulate, task_gradients=config.task_gradients

@@ -149,7 +149,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     )
 
     on_all = sharding.replicated(mesh)
-    jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options(mesh))
+    jit = functools.partial(cpu.jit, mesh=mesh)
     image_size = tuple(config.data.image_size)
     init = jit(
         functools.partial(steps.create_state, model, optimizer, balance, image_size, config.seed),

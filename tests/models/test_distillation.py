@@ -13,7 +13,7 @@ from emanet_jax.models.distillation import (
     column_stochastic,
     row_stochastic,
 )
-from emanet_jax.models.layers import Conv
+from emanet_jax.models.layers import conv
 
 TASKS = ("semseg", "depth", "normals")  # not in the order of their names
 
@@ -91,7 +91,7 @@ def test_half_precision_sums_in_single():
 @pytest.mark.parametrize("affinity", ["row_stochastic", "column_stochastic"])
 def test_propagation_mixes_the_tasks_affinities(affinity):
     features = random_features(2, 2, 3, 6)
-    module = PatternPropagation(TASKS, features=4, affinity=affinity, beta=0.3)
+    module = PatternPropagation(TASKS, distilled=4, affinity=affinity, beta=0.3)
     variables = random_params(module, features)
     refined = module.apply(variables, features, train=True)
 
@@ -122,11 +122,11 @@ def test_mixing_starts_with_equal_weights():
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_pad_adds_the_others_behind_their_gates(use_bias):
     features = random_features(1, 4, 5, 3)
-    module = PadDistillation(TASKS, functools.partial(Conv, use_bias=use_bias))
+    module = PadDistillation(TASKS, functools.partial(conv, use_bias=use_bias))
     variables = random_params(module, features)
     refined = module.apply(variables, features, train=True)
 
-    def conv(layer, x):
+    def convolved(layer, x):
         padded = np.pad(x, [(1, 1), (1, 1), (0, 0)])
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))
         return np.einsum("hwcyx,yxco->hwo", windows, layer["kernel"]) + layer.get("bias", 0)
@@ -137,8 +137,8 @@ def test_pad_adds_the_others_behind_their_gates(use_bias):
             if other != task:
                 layers = variables["params"][f"to_{task}"][f"from_{other}"]
                 assert ("bias" in layers["gate"]) == use_bias
-                gate = 1 / (1 + np.exp(-conv(layers["gate"], features[other][0])))
-                expected += gate * conv(layers["value"], features[other][0])
+                gate = 1 / (1 + np.exp(-convolved(layers["gate"], features[other][0])))
+                expected += gate * convolved(layers["value"], features[other][0])
         np.testing.assert_allclose(refined[task][0], expected, rtol=1e-4, atol=1e-4)
 
 

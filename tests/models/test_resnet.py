@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emanet_jax.models.backbones import resnet
 from emanet_jax.models.layers import BasicBlock, BottleneckBlock, ConvNorm
+from emanet_jax.models.registry import BACKBONES
 
 
 @pytest.mark.parametrize(
-    ("make", "channels", "count"),
-    [(resnet.resnet34, 512, 21_284_672), (resnet.resnet50, 2048, 23_508_032)],
+    ("name", "channels", "count"),
+    [("resnet34", 512, 21_284_672), ("resnet50", 2048, 23_508_032)],
 )
-def test_sizes(make, channels, count):
-    model = make()
+def test_sizes(name, channels, count):
+    model = BACKBONES[name].make()
     images = jax.ShapeDtypeStruct((1, 96, 64, 3), jnp.float32)
     init = functools.partial(model.init, train=False)
     variables = jax.eval_shape(init, jax.random.key(0), images)
@@ -28,8 +28,8 @@ def test_sizes(make, channels, count):
 
 @pytest.mark.parametrize("block", [BasicBlock, BottleneckBlock])
 def test_a_block_that_halves_the_size_overlooks_no_pixel(block):
-    unit = functools.partial(ConvNorm, train=False)
-    module = block(unit, 8, stride=2)
+    conv_norm = functools.partial(ConvNorm, train=False)
+    module = block(conv_norm, 8, strides=2)
     x = np.random.RandomState(0).random_sample((1, 6, 8, 4)).astype(np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), x)
     variables = jax.tree.map(jnp.abs, variables)  # so that no ReLU stops a gradient
@@ -39,7 +39,7 @@ def test_a_block_that_halves_the_size_overlooks_no_pixel(block):
 
 
 def test_the_stem_pools_the_greatest_of_overlapping_neighbours():
-    model = resnet.resnet_tiny()
+    model = BACKBONES["resnet_tiny"].make()
     x = np.random.RandomState(0).standard_normal((1, 32, 64, 3)).astype(np.float32)
 
     @jax.jit

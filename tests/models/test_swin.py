@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from emanet_jax.errors import UserError
 from emanet_jax.models.backbones import swin
+from emanet_jax.models.registry import BACKBONES
 
 
 def random(*shape, seed=0):
@@ -138,7 +139,7 @@ def test_merging_pads_odd_sides_with_zeros(size):
 
 @functools.cache
 def tiny(size=(64, 96), **options):
-    model = swin.swin_v2_tiny(**options)
+    model = BACKBONES["swin_v2_tiny"].make(**options)
     images = random(4, *size, 3)
     init = functools.partial(model.init, train=False)
     return model, randomised(jax.eval_shape(init, jax.random.key(0), images)), images
@@ -229,20 +230,20 @@ def test_only_training_is_random_and_not_at_rate_zero():
     )
     assert np.abs(train(jax.random.key(0)) - train(jax.random.key(1))).max() > 1e-3
     evaluated = jax.jit(functools.partial(model.apply, train=False))(variables, images)[0]
-    certain = swin.swin_v2_tiny(stochastic_depth=0.0)
+    certain = BACKBONES["swin_v2_tiny"].make(stochastic_depth=0.0)
     trained = jax.jit(functools.partial(certain.apply, train=True))(variables, images)[0]
     np.testing.assert_allclose(trained, evaluated, atol=1e-6)
 
 
 def test_depth_must_be_a_rate():
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    model = swin.swin_v2_tiny(stochastic_depth=1.0)
+    model = BACKBONES["swin_v2_tiny"].make(stochastic_depth=1.0)
     with pytest.raises(UserError, match=r"stochastic_depth is 1\.0; it must be in \[0, 1\)"):
         jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
 
 
 def test_size_of_the_one_without_golden_data():
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    init = functools.partial(swin.swin_v2_s().init, train=False)
+    init = functools.partial(BACKBONES["swin_v2_s"].make().init, train=False)
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]
     assert sum(x.size for x in jax.tree.leaves(params)) == 48_968_442

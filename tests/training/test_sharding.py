@@ -109,7 +109,7 @@ def test_every_mesh_computes_the_same(on_one_device, name, backbone, mesh):
 
 
 def test_the_menu_is_covered():
-    assert {name for name, _ in USUAL} == set(models.MODELS)
+    assert {name for name, _ in USUAL} == set(models.NETWORKS)
     assert {models.BACKBONES[backbone].kind for _, backbone in USUAL} == {
         entry.kind for entry in models.BACKBONES.values()
     }

@@ -7,14 +7,14 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+from flax.typing import Dtype
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import choose
 from emanet_jax.models.layers import (
     BasicBlock,
     BottleneckBlock,
     ConvNorm,
-    Dtype,
-    Unit,
+    Module,
     upsample_nearest,
 )
 from emanet_jax.ops import bilinear
@@ -25,7 +25,7 @@ UPSAMPLING = {"bilinear": bilinear, "nearest": upsample_nearest}
 class Exchange(nn.Module):
     """One HRNet module: basic blocks on every branch, then every branch sums all of them."""
 
-    unit: Unit
+    conv_norm: Module
     blocks: int
     upsampling: str
 
@@ -36,7 +36,7 @@ class Exchange(nn.Module):
         branches = []
         for i, x in enumerate(maps):
             for block in range(self.blocks):
-                x = BasicBlock(self.unit, widths[i], name=f"branch_{i}_{block}")(x)
+                x = BasicBlock(self.conv_norm, widths[i], name=f"branch_{i}_{block}")(x)
             branches.append(x)
         return [
             nn.relu(sum(self._send(x, j, i, branches[i]) for j, x in enumerate(branches)))
@@ -47,13 +47,12 @@ class Exchange(nn.Module):
         """Branch j's map in the shape of branch i's."""
         _, h, w, c = target.shape
         if j > i:  # coarser: to the target's width, then upsample
-            x = self.unit(c, 1, relu=False, name=f"up_{i}_{j}")(x)
+            x = self.conv_norm(c, 1, relu=False, name=f"up_{i}_{j}")(x)
             return UPSAMPLING[self.upsampling](x, (h, w))
         for step in range(i - j):  # finer: halve, keeping j's width until the last step
             last = step == i - j - 1
-            x = self.unit(
-                c if last else x.shape[-1], 3, stride=2, relu=not last, name=f"down_{i}_{j}_{step}"
-            )(x)
+            width, name = c if last else x.shape[-1], f"down_{i}_{j}_{step}"
+            x = self.conv_norm(width, 3, strides=2, relu=not last, name=name)(x)
         return x
 
 
@@ -72,38 +71,22 @@ class HRNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Images to maps, finest first; image sides must be multiples of 8 * 2^(stages - 1)."""
-        if self.upsampling not in UPSAMPLING:
-            choices = ", ".join(UPSAMPLING)
-            raise UserError(f"upsampling is {self.upsampling!r}; choose from {choices}.")
-        unit = partial(ConvNorm, train=train, decay=self.decay, dtype=self.dtype)
-        x = unit(self.stem, 3, stride=2, name="stem1")(images)
-        x = unit(self.stem, 3, stride=2, name="stem2")(x)  # (b, H/4, W/4, stem)
+        choose("upsampling", self.upsampling, UPSAMPLING)
+        conv_norm = partial(ConvNorm, train=train, decay=self.decay, dtype=self.dtype)
+        x = conv_norm(self.stem, 3, strides=2, name="stem1")(images)
+        x = conv_norm(self.stem, 3, strides=2, name="stem2")(x)  # (b, H/4, W/4, stem)
         for block in range(self.first_blocks):
-            x = BottleneckBlock(unit, 4 * self.stem, name=f"layer1_{block}")(x)
+            x = BottleneckBlock(conv_norm, 4 * self.stem, name=f"layer1_{block}")(x)
         maps = [x]
         for stage, modules in enumerate(self.modules, start=2):
             coarsest = maps[-1]
             for i, x in enumerate(maps):
                 if x.shape[-1] != self.widths[i]:
-                    maps[i] = unit(self.widths[i], 3, name=f"upcast{stage - 1}_{i}")(x)
-            width, name = self.widths[stage - 1], f"halve{stage - 1}_{stage - 1}"
-            maps = [*maps, unit(width, 3, stride=2, name=name)(coarsest)]
+                    name = f"transition{stage - 1}_{i}"
+                    maps[i] = conv_norm(self.widths[i], 3, name=name)(x)
+            width, name = self.widths[stage - 1], f"downsample{stage - 1}_{stage - 1}"
+            maps = [*maps, conv_norm(width, 3, strides=2, name=name)(coarsest)]
             for module in range(modules):
-                maps = Exchange(unit, self.blocks, self.upsampling, name=f"stage{stage}_{module}")(
-                    maps
-                )
+                name = f"stage{stage}_{module}"
+                maps = Exchange(conv_norm, self.blocks, self.upsampling, name=name)(maps)
         return maps
-
-
-def hrnet_w18(
-    *, upsampling: str = "bilinear", decay: float = 0.99, dtype: Dtype | None = None
-) -> HRNet:
-    """HRNet-W18-small-v2: 3.9 M parameters; maps of 18, 36, 72, 144 channels."""
-    return HRNet((18, 36, 72, 144), 64, 2, (1, 3, 2), 2, upsampling, decay, dtype)
-
-
-def hrnet_tiny(
-    *, upsampling: str = "bilinear", decay: float = 0.99, dtype: Dtype | None = None
-) -> HRNet:
-    """For tests: the same layers, as few of them as there can be."""
-    return HRNet((4, 6, 8, 10), 8, 1, (1, 1, 1), 1, upsampling, decay, dtype)

@@ -5,16 +5,20 @@ bias, normalisation after every branch; windows and shifts as in arXiv 2103.1403
 """
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype
 
 from emanet_jax.errors import UserError
-from emanet_jax.models.layers import Dense, Dtype, fan_in_uniform
+from emanet_jax.models.layers import dense, fan_in_uniform, uniform_bias
 from emanet_jax.ops import unit_vectors, wide_dtype
+
+Maps = TypeVar("Maps", jax.Array, np.ndarray)
 
 WINDOW = 8  # tokens on a side
 PATCH = 4  # pixels on a side
@@ -36,17 +40,17 @@ def coordinate_table() -> np.ndarray:
 
 def position_index() -> np.ndarray:
     """(64, 64): the entry of the flattened table that is the offset from token j to token i."""
-    tokens = np.stack(np.mgrid[:WINDOW, :WINDOW], axis=-1).reshape(-1, 2)
+    tokens = np.indices((WINDOW, WINDOW)).reshape(2, -1).T
     rows, columns = np.moveaxis(tokens[:, None] - tokens[None] + WINDOW - 1, -1, 0)
     return rows * (2 * WINDOW - 1) + columns
 
 
-def shifts(size: tuple[int, int], shifted: bool) -> tuple[int, int]:
+def shifts(size: Sequence[int], shifted: bool) -> tuple[int, ...]:
     """By how many tokens the windows move on each axis: not at all where one window covers it."""
     return tuple(WINDOW // 2 if shifted and side > WINDOW else 0 for side in size)
 
 
-def regions(size: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
+def regions(size: Sequence[int], shift: Sequence[int]) -> np.ndarray:
     """(windows, 64) ids: tokens of a shifted window see each other only where they are equal."""
     rows, columns = (
         1 * (np.arange(side) >= side - WINDOW) + (np.arange(side) >= side - step)
@@ -56,14 +60,14 @@ def regions(size: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
     return to_windows(ids[None, :, :, None])[0, :, :, 0]
 
 
-def to_windows(x: jax.Array) -> jax.Array:
+def to_windows(x: Maps) -> Maps:
     """(b, h, w, c) to (b, windows, 64, c); h and w are multiples of a window."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c)
     return x.swapaxes(2, 3).reshape(b, -1, WINDOW * WINDOW, c)
 
 
-def from_windows(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def from_windows(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """The inverse of `to_windows`, to maps of `size` (h, w)."""
     b, _, _, c = x.shape
     h, w = size
@@ -105,15 +109,15 @@ class WindowAttention(nn.Module):
         weights = nn.softmax(logits).astype(v.dtype)
         x = jnp.einsum("bnhqk,bnkhd->bnqhd", weights, v)
 
-        x = Dense(c, dtype=self.dtype, name="proj")(x.reshape(*x.shape[:3], c))
+        x = dense(c, c, dtype=self.dtype, name="proj")(x.reshape(*x.shape[:3], c))
         x = jnp.roll(from_windows(x, size), shift, axis=(1, 2))
         return x[:, :h, :w]
 
     def _split(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values; keys have no bias, though the public weights hold one."""
         c = x.shape[-1]
-        x = Dense(3 * c, use_bias=False, dtype=self.dtype, name="qkv")(x)
-        bias = self.param("qkv_bias", fan_in_uniform, (3 * c,), c)
+        x = dense(c, 3 * c, use_bias=False, dtype=self.dtype, name="qkv")(x)
+        bias = self.param("qkv_bias", uniform_bias(c), (3 * c,))
         bias = jnp.where(jnp.arange(3 * c) // c == 1, 0, bias).astype(x.dtype)
         x = (x + bias).reshape(*x.shape[:3], 3, self.heads, c // self.heads)
         return tuple(jnp.moveaxis(x, 3, 0))
@@ -125,8 +129,8 @@ class WindowAttention(nn.Module):
     def _position_bias(self) -> jax.Array:
         """(heads, 64, 64) of 0 to 16, from a small network on the offsets; always float32."""
         table = jnp.asarray(coordinate_table())
-        x = nn.relu(Dense(POSITION_FEATURES, name="position1")(table))
-        x = Dense(self.heads, use_bias=False, name="position2")(x)
+        x = nn.relu(dense(2, POSITION_FEATURES, name="position1")(table))
+        x = dense(POSITION_FEATURES, self.heads, use_bias=False, name="position2")(x)
         x = 16 * nn.sigmoid(x.reshape(-1, self.heads))
         return x[position_index()].transpose(2, 0, 1)
 
@@ -145,8 +149,8 @@ class Block(nn.Module):
         scale = scale[..., None, None, None].astype(x.dtype)
         y = WindowAttention(self.heads, self.shifted, self.dtype, name="attn")(x)
         x = x + scale[0] * layer_norm(self.dtype, "norm1")(y)
-        y = nn.gelu(Dense(4 * c, dtype=self.dtype, name="mlp1")(x), approximate=False)
-        y = Dense(c, dtype=self.dtype, name="mlp2")(y)
+        y = nn.gelu(dense(c, 4 * c, dtype=self.dtype, name="mlp1")(x), approximate=False)
+        y = dense(4 * c, c, dtype=self.dtype, name="mlp2")(y)
         return x + scale[1] * layer_norm(self.dtype, "norm2")(y)
 
 
@@ -162,26 +166,8 @@ class PatchMerging(nn.Module):
         x = jnp.pad(x, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)])
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         x = jnp.concatenate(corners, axis=-1)  # (b, h/2, w/2, 4c)
-        x = Dense(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
+        x = dense(4 * c, 2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
         return layer_norm(self.dtype, "norm")(x)
-
-
-class PatchEmbedding(nn.Module):
-    """Every patch of pixels becomes one token."""
-
-    features: int
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """(b, H, W, c) to (b, H / 4, W / 4, features)."""
-        b, h, w, c = images.shape
-        fan_in = PATCH * PATCH * c
-        kernel = self.param("kernel", fan_in_uniform, (PATCH, PATCH, c, self.features), fan_in)
-        bias = self.param("bias", fan_in_uniform, (self.features,), fan_in)
-        x, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
-        x = x.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
-        return jnp.einsum("bhywxc,yxcf->bhwf", x, kernel) + bias
 
 
 def draw_scales(key: jax.Array, rates: np.ndarray, images: int) -> jax.Array:
@@ -209,7 +195,7 @@ def layer_norm(dtype: Dtype | None, name: str) -> nn.LayerNorm:
 class SwinV2(nn.Module):
     """Images (b, H, W, 3) to one map at 1/32, normalised."""
 
-    features: int  # of the first stage; every further stage has twice as many, at half the size
+    embed_dim: int  # of the first stage; each further one has twice the channels, at half the size
     blocks: tuple[int, ...]
     heads: tuple[int, ...]
     stochastic_depth: float  # of the last block; the others' rise to it linearly from 0
@@ -217,9 +203,18 @@ class SwinV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
-        """Images to [(b, H/32, W/32, 8 * features)], where there are four stages."""
+        """Images to [(b, H/32, W/32, 8 * embed_dim)], where there are four stages."""
         scales = iter(self._branch_scales(images.shape[0], train))  # len() takes no symbol
-        x = PatchEmbedding(self.features, self.dtype, name="embed")(images)
+        x = nn.Conv(
+            self.embed_dim,
+            (PATCH, PATCH),
+            PATCH,
+            "VALID",
+            kernel_init=fan_in_uniform,
+            bias_init=uniform_bias(PATCH**2 * images.shape[-1]),
+            dtype=self.dtype,
+            name="embed",
+        )(images)  # (b, H/4, W/4, embed_dim)
         x = layer_norm(self.dtype, "embed_norm")(x)
         for stage, (blocks, heads) in enumerate(zip(self.blocks, self.heads, strict=True), 1):
             if stage > 1:
@@ -236,23 +231,3 @@ class SwinV2(nn.Module):
         if not (train and self.stochastic_depth):
             return jnp.ones((len(rates), 2, images))
         return draw_scales(self.make_rng("dropout"), rates, images)
-
-
-def swin_v2_t(*, stochastic_depth: float = 0.2, dtype: Dtype | None = None) -> SwinV2:
-    """Swin V2-T: 27.6 M parameters, a map of 768 channels."""
-    return SwinV2(96, (2, 2, 6, 2), (3, 6, 12, 24), stochastic_depth, dtype)
-
-
-def swin_v2_s(*, stochastic_depth: float = 0.3, dtype: Dtype | None = None) -> SwinV2:
-    """Swin V2-S: 49.0 M parameters, a map of 768 channels."""
-    return SwinV2(96, (2, 2, 18, 2), (3, 6, 12, 24), stochastic_depth, dtype)
-
-
-def swin_v2_b(*, stochastic_depth: float = 0.5, dtype: Dtype | None = None) -> SwinV2:
-    """Swin V2-B: 86.9 M parameters, a map of 1024 channels."""
-    return SwinV2(128, (2, 2, 18, 2), (4, 8, 16, 32), stochastic_depth, dtype)
-
-
-def swin_v2_tiny(*, stochastic_depth: float = 0.2, dtype: Dtype | None = None) -> SwinV2:
-    """For tests: the same layers, as few of them as there can be."""
-    return SwinV2(4, (2, 1, 1, 1), (1, 2, 2, 2), stochastic_depth, dtype)

@@ -9,19 +9,20 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import choose
 from emanet_jax.models.distillation import AffinityBlock, PadDistillation
-from emanet_jax.models.heads import make_head
+from emanet_jax.models.heads import BottleneckHead
 from emanet_jax.models.layers import (
     BasicBlock,
-    Conv,
     ConvNorm,
-    Dtype,
+    Module,
     SqueezeExcitation,
     concat_at_finest,
+    conv,
 )
-from emanet_jax.models.networks.single_scale import Tasks, at_image_size, names_of
+from emanet_jax.models.networks.single_scale import Tasks, at_image_size
 from emanet_jax.ops import bilinear, upcast
 from emanet_jax.types import Predictions
 
@@ -35,7 +36,7 @@ def over_tasks(x: jax.Array, n: int) -> jax.Array:
 
 
 def over_neighbours(x: jax.Array, n: int) -> jax.Array:
-    """The released code's: softmax over every n neighbouring channels, whosever they are."""
+    """The released code's softmax, over every n neighbouring channels whatever their task."""
     b, h, w, c = x.shape
     return nn.softmax(x.reshape(b, h, w, c // n, n), axis=4).reshape(x.shape)
 
@@ -44,7 +45,7 @@ SOFTMAX_OVER = {"tasks": over_tasks, "neighbours": over_neighbours}
 
 
 class ScalePrediction(nn.Module):
-    """Every task's features at one scale, and what they predict there."""
+    """Every task's features and initial predictions at one scale."""
 
     tasks: Tasks
     dtype: Dtype | None = None
@@ -53,7 +54,7 @@ class ScalePrediction(nn.Module):
     def __call__(
         self, x: jax.Array, coarser: Features, train: bool
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """The backbone's map and the propagated features of the coarser scale, if there is one.
+        """Joins the backbone's map with the propagated features of the coarser scale.
 
         Args:
           x: (b, h, w, c).
@@ -64,21 +65,22 @@ class ScalePrediction(nn.Module):
           Features {task: (b, h, w, c)} and predictions {task: (b, h, w, channels)}.
         """
         _, h, w, c = x.shape
-        unit = partial(ConvNorm, train=train, dtype=self.dtype)
+        conv_norm = partial(ConvNorm, train=train, dtype=self.dtype)
         features, predictions = {}, {}
         for task, channels in self.tasks:
             y = x
             if coarser:
                 y = jnp.concatenate([x, bilinear(coarser[task], (h, w))], axis=-1)
             for block in range(2):
-                y = BasicBlock(unit, c, name=f"refine_{task}_{block}")(y)
+                y = BasicBlock(conv_norm, c, name=f"refine_{task}_{block}")(y)
             features[task] = y
-            predictions[task] = Conv(channels, 1, dtype=self.dtype, name=f"predict_{task}")(y)
+            predict = conv(c, channels, 1, dtype=self.dtype, name=f"predict_{task}")
+            predictions[task] = predict(y)
         return features, predictions
 
 
 class FeaturePropagation(nn.Module):
-    """What the next finer scale gets: every task's features and what the tasks have in common.
+    """Features for the next finer scale: every task's own and a selection of all tasks' together.
 
     Source: MTI-Net, feature propagation across scales.
 
@@ -98,17 +100,15 @@ class FeaturePropagation(nn.Module):
         Raises:
           UserError: an unknown axis.
         """
-        if self.softmax_over not in SOFTMAX_OVER:
-            choices = ", ".join(SOFTMAX_OVER)
-            raise UserError(f"softmax_over is {self.softmax_over!r}; choose from {choices}.")
+        softmax = choose("softmax_over", self.softmax_over, SOFTMAX_OVER)
         n, c = len(self.tasks), features[self.tasks[0]].shape[-1]
-        unit = partial(ConvNorm, train=train, dtype=self.dtype)
+        conv_norm, width = partial(ConvNorm, train=train, dtype=self.dtype), n * c // 4
         together = jnp.concatenate([features[task] for task in self.tasks], axis=-1)
-        scores = BasicBlock(unit, n * c // 4, name="attend_0")(together)
-        scores = BasicBlock(unit, n * c // 4, name="attend_1")(scores)
-        scores = Conv(n * c, 1, dtype=self.dtype, name="attend_2")(scores)  # (b, h, w, n * c)
-        attention = SOFTMAX_OVER[self.softmax_over](scores, n)
-        shared = BasicBlock(unit, c, name="share")(attention * together)
+        scores = BasicBlock(conv_norm, width, name="attend_0")(together)
+        scores = BasicBlock(conv_norm, width, name="attend_1")(scores)
+        scores = conv(width, n * c, 1, dtype=self.dtype, name="attend_2")(scores)
+        attention = softmax(scores, n)  # (b, h, w, n * c)
+        shared = BasicBlock(conv_norm, c, name="share")(attention * together)
         return {
             task: features[task]
             + SqueezeExcitation(dtype=self.dtype, name=f"select_{task}")(shared)
@@ -133,84 +133,67 @@ class PadPerScale(nn.Module):
 
 
 class FusedAffinity(nn.Module):
-    """EMA-Net's distillation on several scales: every task fuses its own, then CTAL."""
+    """EMA-Net's distillation on several scales: every task fuses its own, then CTAL.
+
+    Attributes:
+      block: makes the `AffinityBlock`.
+    """
 
     tasks: tuple[str, ...]
-    block: AffinityBlock
+    block: Module = AffinityBlock
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, scales: Sequence[Features], train: bool) -> dict[str, jax.Array]:
-        """Features per scale, finest first, to {task: (b, 2h, 2w, features)}, finest (h, w)."""
-        unit = partial(ConvNorm, train=train, dtype=self.dtype)
+        """Features per scale, finest first, to {task: (b, 2h, 2w, distilled)}, finest (h, w)."""
+        conv_norm = partial(ConvNorm, train=train, dtype=self.dtype)
         fused = {}
         for task in self.tasks:
             x = concat_at_finest([features[task] for features in scales])
-            fused[task] = unit(x.shape[-1], 1, use_bias=True, name=f"fuse_{task}")(x)
-        return self.block(fused, train)
+            fused[task] = conv_norm(x.shape[-1], 1, use_bias=True, name=f"fuse_{task}")(x)
+        return self.block(tasks=self.tasks, dtype=self.dtype, name="block")(fused, train)
 
 
 class MultiScale(nn.Module):
     """Initial predictions from coarse to fine, distillation between the tasks, final predictions.
 
+    MTI-Net and EMA-Net-MS are this with different distillations.
+
     Attributes:
-      distillation: (features per scale, finest first; train) to {task: one map}.
-      softmax_over: FeaturePropagation's.
+      distillation: makes (features per scale, finest first; train) to {task: one map}.
+      refined_head: makes the head on the distilled maps.
+      propagation: makes the `FeaturePropagation`.
     """
 
     tasks: Tasks
-    backbone: nn.Module
-    distillation: nn.Module
-    head: str
-    softmax_over: str
+    backbone: Module
+    distillation: Module
+    refined_head: Module = BottleneckHead
+    propagation: Module = FeaturePropagation
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> Predictions:
         """Images (b, H, W, 3) to predictions, with an auxiliary level per scale."""
-        maps = self.backbone(images, train)
-        names, coarser = names_of(self.tasks), {}
-        features, initial = [], []
+        dtype = self.dtype
+        names = tuple(task for task, _ in self.tasks)
+        maps = self.backbone(dtype=dtype, name="backbone")(images, train)
+        coarser: Features = {}
+        features: list[Features] = []
+        initial: list[Features] = []
         for scale in reversed(range(len(maps))):
-            branches = ScalePrediction(self.tasks, self.dtype, name=f"scale_{scale}")
-            seen, predicted = branches(maps[scale], coarser, train)
-            features, initial = [seen, *features], [predicted, *initial]
+            branches = ScalePrediction(self.tasks, dtype, name=f"scale_{scale}")
+            by_task, predicted = branches(maps[scale], coarser, train)
+            features, initial = [by_task, *features], [predicted, *initial]
             if scale > 0:
-                propagate = FeaturePropagation(
-                    names, self.softmax_over, self.dtype, name=f"propagate_{scale}"
-                )
-                coarser = propagate(seen, train)
-        distilled = self.distillation(features, train)
+                propagate = self.propagation(tasks=names, dtype=dtype, name=f"propagate_{scale}")
+                coarser = propagate(by_task, train)
+        distilled = self.distillation(tasks=names, dtype=dtype, name="distillation")(
+            features, train
+        )
         final = {}
         for task, channels in self.tasks:
-            head = make_head(self.head, channels, 0.0, self.dtype, f"head_{task}")
+            head = self.refined_head(channels=channels, dtype=dtype, name=f"head_{task}")
             final[task] = head(distilled[task], train)
         auxiliary = tuple({task: upcast(x) for task, x in level.items()} for level in initial)
         return Predictions(at_image_size(final, images), auxiliary)
-
-
-def mti_net(
-    tasks: Tasks, backbone: nn.Module, *, softmax_over: str, dtype: Dtype | None = None
-) -> MultiScale:
-    """MTI-Net (arXiv 2001.06902): PAD-Net's distillation at four scales."""
-    block = PadPerScale(names_of(tasks), dtype)
-    return MultiScale(tasks, backbone, block, "hrnet", softmax_over, dtype)
-
-
-def ema_net_ms(
-    tasks: Tasks,
-    backbone: nn.Module,
-    *,
-    refined_head: str,
-    softmax_over: str,
-    fusion: str,
-    implementation: str = "auto",
-    gamma: float = 0.05,
-    distilled: int = 128,
-    dtype: Dtype | None = None,
-) -> MultiScale:
-    """EMA-Net-MS (arXiv 2401.11124): MTI-Net's scales, fused for CTAL."""
-    names = names_of(tasks)
-    affinity = AffinityBlock(names, distilled, fusion, implementation, gamma, dtype=dtype)
-    block = FusedAffinity(names, affinity, dtype)
-    return MultiScale(tasks, backbone, block, refined_head, softmax_over, dtype)

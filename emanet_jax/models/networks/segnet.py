@@ -1,21 +1,22 @@
 """The networks on SegNet that look inside it: MTAN, ATI-Net and SegNet's PAD-Net."""
 
+import functools
+import operator
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype
 from jax import lax
 
-from emanet_jax.models.backbones.segnet import Decoder, SegNet, SegNetUnit, max_pool
+from emanet_jax.models.backbones.segnet import Decoder, SegNetConvNorm, max_pool, segnet_conv
 from emanet_jax.models.distillation import PadDistillation
 from emanet_jax.models.heads import PredictionHead
-from emanet_jax.models.layers import BatchNorm, Conv, Dtype, xavier_normal
-from emanet_jax.models.networks.single_scale import Tasks, names_of
+from emanet_jax.models.layers import BatchNorm, Module
+from emanet_jax.models.networks.single_scale import Tasks
 from emanet_jax.ops import upcast
 from emanet_jax.types import Predictions
 
@@ -40,26 +41,8 @@ def _interpolation(m: int, n: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(m)))
 
 
-class JoinedConv(nn.Module):
-    """1 x 1 convolution of the concatenation of several maps, which is never made."""
-
-    features: int
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
-        """Maps (b, h, w, c_i) to (b, h, w, features)."""
-        ends = list(accumulate(x.shape[-1] for x in maps))
-        c = ends[-1]
-        kernel = self.param("kernel", xavier_normal, (1, 1, c, self.features), c)
-        bias = self.param("bias", xavier_normal, (self.features,), c)
-        *maps, kernel, bias = promote_dtype(*maps, kernel, bias, dtype=self.dtype)
-        parts = jnp.split(kernel[0, 0], ends[:-1])
-        return sum(x @ part for x, part in zip(maps, parts, strict=True)) + bias
-
-
 class Mask(nn.Module):
-    """MTAN's attention module: what of a map a task takes, between 0 and 1, seen from others."""
+    """MTAN's attention module: a task's share, between 0 and 1, in every value of a map."""
 
     features: int
     dtype: Dtype | None = None
@@ -67,9 +50,10 @@ class Mask(nn.Module):
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], train: bool) -> jax.Array:
         """Maps (b, h, w, c_i) to (b, h, w, features)."""
-        x = JoinedConv(self.features, self.dtype, name="conv1")(maps)
+        x, features = jnp.concatenate(maps, axis=-1), self.features
+        x = segnet_conv(x.shape[-1], features, 1, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(train, dtype=self.dtype, name="bn1")(x))
-        x = Conv(self.features, 1, dtype=self.dtype, start=xavier_normal, name="conv2")(x)
+        x = segnet_conv(features, features, 1, dtype=self.dtype, name="conv2")(x)
         return nn.sigmoid(BatchNorm(train, dtype=self.dtype, name="bn2")(x))
 
 
@@ -80,29 +64,29 @@ class LatentDistillation(nn.Module):
 
     Attributes:
       tasks: names.
-      widths: that every task narrows the map to, step by step; the last is distilled.
+      latent_widths: to which every task narrows the map, step by step; the last is distilled.
     """
 
     tasks: tuple[str, ...]
-    widths: tuple[int, ...]
+    latent_widths: tuple[int, ...] = (256, 128, 64)
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(b, h, w, c) to the same: the mean of what the tasks make of it."""
-        c = x.shape[-1]
+        """(b, h, w, c) to the same: the mean over the tasks' distilled maps."""
+        c, widths = x.shape[-1], self.latent_widths
         chain = partial(PointwiseChain, dtype=self.dtype)
-        narrow = {t: chain(self.widths, name=f"narrow_{t}")(x, train) for t in self.tasks}
-        distilled = PadDistillation(
-            self.tasks, partial(Conv, start=xavier_normal), self.dtype, name="distillation"
-        )(narrow, train)
-        back = (*self.widths[-2::-1], c)
+        narrow = {t: chain(widths, name=f"narrow_{t}")(x, train) for t in self.tasks}
+        distilled = PadDistillation(self.tasks, segnet_conv, self.dtype, name="distillation")(
+            narrow, train
+        )
+        back = (*widths[-2::-1], c)
         wide = [chain(back, name=f"broaden_{t}")(distilled[t], train) for t in self.tasks]
-        return sum(wide) / len(wide)
+        return functools.reduce(operator.add, wide) / len(wide)
 
 
 class PointwiseChain(nn.Module):
-    """1 x 1 units in a row."""
+    """1 x 1 convolutions, each with norm and ReLU, in a row."""
 
     widths: tuple[int, ...]
     dtype: Dtype | None = None
@@ -110,53 +94,55 @@ class PointwiseChain(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(b, h, w, c) to (b, h, w, widths[-1])."""
-        unit = partial(SegNetUnit, train=train, dtype=self.dtype)
+        conv_norm = partial(SegNetConvNorm, train=train, dtype=self.dtype)
         for i, width in enumerate(self.widths, start=1):
-            x = unit(width, 1, name=f"unit{i}")(x)
+            x = conv_norm(width, 1, name=f"conv_norm{i}")(x)
         return x
 
 
 class AttentionNet(nn.Module):
-    """MTAN: one SegNet, of which every task takes what its own attention masks let through.
+    """MTAN, and ATI-Net: one SegNet that every task sees through attention masks of its own.
 
-    The units between the scales of the tasks' own paths are shared, and called task after task:
-    their running statistics move once per task and pass, as the reference's.
+    The convolutions between the scales of the tasks' own paths are shared, and called task after
+    task: their running statistics move once per task and pass, as the reference's.
 
-    Source: "End-to-End Multi-Task Learning with Attention" (arXiv 1803.10704).
+    Source: "End-to-End Multi-Task Learning with Attention" (arXiv 1803.10704); arXiv 2201.10649.
 
     Attributes:
       tasks: names and channels.
-      backbone: whose encoder and decoder the tasks attend to.
-      latent: None, or ATI-Net's distillation of the encoder's last map.
+      backbone: makes the `SegNet`.
+      latent: makes ATI-Net's distillation of the encoder's last map; None: MTAN.
       feed_decoder: give the distilled map to the shared decoder. The released ATI-Net does not:
         its `latent` is computed, moves its running statistics, and learns nothing.
     """
 
     tasks: Tasks
-    backbone: SegNet
-    latent: nn.Module | None = None  # ((b, h, w, c), train) to the same
+    backbone: Module
+    latent: Module | None = None
     feed_decoder: bool = True
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> Predictions:
         """Images (b, H, W, 3) to predictions."""
-        widths = self.backbone.widths
+        backbone = self.backbone(dtype=self.dtype, name="backbone")
+        widths = backbone.widths
         scales = range(len(widths))
-        unit = partial(SegNetUnit, train=train, dtype=self.dtype)
-        down = [unit(w, 3, name=f"down_{i}") for i, w in enumerate((*widths[1:], widths[-1]))]
-        up = [unit(w, 3, name=f"up_{i}") for i, w in enumerate((widths[0], *widths[:-1]))]
+        conv_norm = partial(SegNetConvNorm, train=train, dtype=self.dtype)
+        down = [conv_norm(w, 3, name=f"down_{i}") for i, w in enumerate((*widths[1:], widths[-1]))]
+        up = [conv_norm(w, 3, name=f"up_{i}") for i, w in enumerate((widths[0], *widths[:-1]))]
 
-        encoded = self.backbone.encoder(images, train)
-        latent = encoded.pooled
+        encoded = backbone.encoder(images, train)
+        pooled = encoded.pooled
         if self.latent is not None:
-            distilled = self.latent(latent, train)
-            latent = distilled if self.feed_decoder else latent
-        decoded = self.backbone.decoder(latent, encoded.places, train)
+            names = tuple(task for task, _ in self.tasks)
+            distilled = self.latent(tasks=names, dtype=self.dtype, name="latent")(pooled, train)
+            pooled = distilled if self.feed_decoder else pooled
+        decoded = backbone.decoder(pooled, encoded.argmax_indices, train)
 
         final = {}
         for task, channels in self.tasks:
-            path = []  # the task's last map: none before the first scale
+            path: list[jax.Array] = []  # the task's last map: none before the first scale
             for i in scales:
                 mask = Mask(widths[i], self.dtype, name=f"encoder_mask_{i}_{task}")
                 attended = mask([encoded.first[i], *path], train) * encoded.last[i]
@@ -173,51 +159,29 @@ class AttentionNet(nn.Module):
 
 
 class DecoderPerTask(nn.Module):
-    """PAD-Net on SegNet: a decoder per task on one encoder, distillation at image size."""
+    """PAD-Net on SegNet: a decoder per task on one encoder, distillation at image size.
+
+    Source: arXiv 1805.04409, as arXiv 2201.10649 builds it.
+    """
 
     tasks: Tasks
-    backbone: SegNet
+    backbone: Module
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> Predictions:
         """Images (b, H, W, 3) to predictions, without an auxiliary level."""
-        encoded = self.backbone.encoder(images, train)
+        backbone = self.backbone(dtype=self.dtype, name="backbone")
+        encoded = backbone.encoder(images, train)
         features = {}
         for task, _ in self.tasks:
-            decoder = Decoder(self.backbone.widths, self.dtype, name=f"decoder_{task}")
-            features[task] = decoder(encoded.pooled, encoded.places, train).last[0]
-        distilled = PadDistillation(
-            names_of(self.tasks),
-            partial(Conv, start=xavier_normal),
-            self.dtype,
-            name="decoded_distillation",
-        )(features, train)
+            decoder = Decoder(backbone.widths, self.dtype, name=f"decoder_{task}")
+            features[task] = decoder(encoded.pooled, encoded.argmax_indices, train).last[0]
+        names = tuple(task for task, _ in self.tasks)
+        distill = PadDistillation(names, segnet_conv, self.dtype, name="decoded_distillation")
+        distilled = distill(features, train)
         final = {}
         for task, channels in self.tasks:
             head = PredictionHead(channels, dtype=self.dtype, name=f"head_{task}")
             final[task] = upcast(head(distilled[task], train))
         return Predictions(final)
-
-
-def mtan(tasks: Tasks, backbone: SegNet, *, dtype: Dtype | None = None) -> AttentionNet:
-    """MTAN (arXiv 1803.10704)."""
-    return AttentionNet(tasks, backbone, dtype=dtype)
-
-
-def ati_net(
-    tasks: Tasks,
-    backbone: SegNet,
-    *,
-    feed_decoder: bool,
-    latent_widths: tuple[int, ...] = (256, 128, 64),
-    dtype: Dtype | None = None,
-) -> AttentionNet:
-    """ATI-Net (arXiv 2201.10649): MTAN with distillation in the latent space."""
-    latent = LatentDistillation(names_of(tasks), latent_widths, dtype)
-    return AttentionNet(tasks, backbone, latent, feed_decoder, dtype)
-
-
-def pad_net(tasks: Tasks, backbone: SegNet, *, dtype: Dtype | None = None) -> DecoderPerTask:
-    """PAD-Net (arXiv 1805.04409) as arXiv 2201.10649 builds it on SegNet."""
-    return DecoderPerTask(tasks, backbone, dtype)

@@ -1,6 +1,6 @@
 """The reference's names of our parameters, as tables of rules.
 
-A parameter of ours has a path, say `backbone/stage2_0/branch_0_1/unit1/conv/kernel`; the rules
+A parameter of ours has a path, say `backbone/stage2_0/branch_0_1/conv_norm1/conv/kernel`; the rules
 rewrite it step by step into the reference's name, `backbone.stage2.0.branches.0.1.conv1.weight`.
 """
 
@@ -12,8 +12,8 @@ Rules = tuple[tuple[str, str], ...]  # (regular expression, replacement), applie
 HRNET: Rules = (
     (r"stem(\d)/(conv|bn)", r"\2\1"),
     (r"layer1_", "layer1/"),
-    (r"upcast(\d)_(\d)", r"transition\1/\2"),
-    (r"halve(\d)_(\d)", r"transition\1/\2/0"),
+    (r"transition(\d)_(\d)", r"transition\1/\2"),
+    (r"downsample(\d)_(\d)", r"transition\1/\2/0"),
     (r"stage(\d)_(\d)", r"stage\1/\2"),
     (r"branch_(\d)_(\d)", r"branches/\1/\2"),
     (r"up_(\d)_(\d)", r"fuse_layers/\1/\2"),
@@ -50,14 +50,14 @@ DEEPLAB: Rules = (
 )
 
 SEGNET: Rules = (  # "block": the first unit of a scale; "conv_block": one more or two
-    (r"\b(en|de)coder/scale_(\d)/unit1/", r"\1coder_block/\2/"),
-    (r"\b(en|de)coder/scale_([01])/unit2/", r"conv_block_\1c/\2/"),
-    (r"\b(en|de)coder/scale_(\d)/unit2/", r"conv_block_\1c/\2/0/"),
-    (r"\b(en|de)coder/scale_(\d)/unit3/", r"conv_block_\1c/\2/1/"),
+    (r"\b(en|de)coder/scale_(\d)/conv_norm1/", r"\1coder_block/\2/"),
+    (r"\b(en|de)coder/scale_([01])/conv_norm2/", r"conv_block_\1c/\2/"),
+    (r"\b(en|de)coder/scale_(\d)/conv_norm2/", r"conv_block_\1c/\2/0/"),
+    (r"\b(en|de)coder/scale_(\d)/conv_norm3/", r"conv_block_\1c/\2/1/"),
 )
 
 BLOCKS: Rules = (
-    (r"unit(\d)/(conv|bn)", r"\2\1"),
+    (r"conv_norm(\d)/(conv|bn)", r"\2\1"),
     (r"shortcut", "downsample"),
     (r"/conv/", "/0/"),
     (r"/bn/", "/1/"),
@@ -75,7 +75,7 @@ LEAVES: Rules = (
 _SWIN_BUFFERS = r".*\.attn\.relative_(coords_table|position_index)"
 SURPLUS_BY_DESIGN = rf"(backbone|backbones\.\w+)\.fc\.(weight|bias)|{_SWIN_BUFFERS}"
 
-_HRNET_TRUNK = r"^backbone/(?=stem\d|layer1_|upcast|halve|stage)"  # not ResNet's or Swin's
+_HRNET_TRUNK = r"^backbone/(?=stem\d|layer1_|transition|downsample|stage)"  # not ResNet's or Swin's
 
 # Parts that networks share.
 _HEADS: Rules = (
@@ -151,7 +151,7 @@ _ATI: Rules = (
     (r"^latent/narrow_(\w+)/", r"pred_task_init/[\1]/"),
     (r"^latent/broaden_(\w+)/", r"encode_task_preds/[\1]/"),
     *(
-        (rf"\]/unit{i}/{ours}/", f"]/{3 * i - 3 + offset}/")
+        (rf"\]/conv_norm{i}/{ours}/", f"]/{3 * i - 3 + offset}/")
         for i in (1, 2, 3)
         for offset, ours in enumerate(("conv", "bn"))
     ),
