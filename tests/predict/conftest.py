@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from emanet_jax import inference
+from emanet_jax.training import steps
 from emanet_jax.types import Predictions
 from tests.helpers import TASKS
 
@@ -21,9 +22,8 @@ class _Linear:
 @pytest.fixture(scope="module")
 def linear():
     """A trained network that costs nothing."""
-    config = ml_collections.ConfigDict(
-        {"data": {"image_size": (32, 64)}, "image_statistics": "unit"}
-    )
+    config = ml_collections.ConfigDict({"data": {"image_size": (32, 64)}})
     rng = np.random.default_rng(1)
     weights = {t.name: rng.normal(size=(3, t.channels)).astype(np.float32) for t in TASKS}
-    return inference.Trained(config, TASKS, _Linear(), weights, epath.Path("0"))
+    model = steps.NormalisedImages(_Linear(), "unit")
+    return inference.Trained(config, TASKS, model, weights, epath.Path("0"))
