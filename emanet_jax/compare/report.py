@@ -101,7 +101,7 @@ def render(**content: Any) -> str:
 def _cost(group: Group) -> Cost:
     _LOG.info("%s: counting multiply-adds", group.label)
     _, model = make_network(group.config)
-    return cost(model, tuple(group.config.data.image_size))
+    return cost(model.network, tuple(group.config.data.image_size))
 
 
 def _facts(groups: Sequence[Group], tasks: Sequence[Task]) -> str:

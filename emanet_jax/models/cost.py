@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from emanet_jax.models.ctal import CrossTaskAffinity
+from emanet_jax.types import Model
 
 
 class Cost(NamedTuple):
@@ -25,7 +26,7 @@ class Cost(NamedTuple):
     affinity: str
 
 
-def cost(model: nn.Module, image_size: tuple[int, int]) -> Cost:
+def cost(model: Model, image_size: tuple[int, int]) -> Cost:
     """The cost of a network on one image (h, w) = `image_size`; traced, not compiled."""
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     init = functools.partial(model.init, train=False)

@@ -194,7 +194,9 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
-def make_network(config: ml_collections.ConfigDict) -> tuple[tuple[Task, ...], Model]:
+def make_network(
+    config: ml_collections.ConfigDict,
+) -> tuple[tuple[Task, ...], steps.NormalisedImages]:
     """The tasks, and the network that predicts them of images as they are stored.
 
     Raises:
