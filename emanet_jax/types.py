@@ -14,6 +14,8 @@ import optax
 from flax import struct
 from jax import Array
 
+from emanet_jax.errors import UserError
+
 Batch = Mapping[str, Any]  # {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}
 
 
@@ -26,6 +28,10 @@ class MetricSums(struct.PyTreeNode, abc.ABC):
     @abc.abstractmethod
     def compute(self) -> dict[str, float]:
         """The metric's values by name, from sums on the host; NaN where no pixel was valid."""
+
+    @abc.abstractmethod
+    def higher_is_better(self) -> dict[str, bool]:
+        """The direction of every value that `compute` and `per_class` give, by the same names."""
 
     def per_class(self) -> dict[str, np.ndarray]:
         """Values of every class (classes,) by name, of a metric over classes; NaN as above."""
@@ -53,6 +59,7 @@ class Task:
         host_metric: a second metric, too intricate for jit: NumPy arrays (h, w, k) of one image's
             activated prediction, label and valid to `MetricSums` with other names.
         primary: the metric that stands for the task in delta_m and checkpoint choice.
+        higher_is_better: the direction of `primary`; False for an error.
         to_rgb: label or activated prediction (h, w, k) to uint8 (h, w, 3) without regard to
             validity; `colours` is what pictures use.
         flip: label values (h, w, k) after the map was mirrored left-right.
@@ -72,6 +79,7 @@ class Task:
     activation: Callable[[Array], Array]
     metric: Callable[[Array, Array, Array], MetricSums]
     primary: str
+    higher_is_better: bool
     to_rgb: Callable[[np.ndarray], np.ndarray]
     flip: Callable[[np.ndarray], np.ndarray] = _unchanged
     zoom: Callable[[np.ndarray, float], np.ndarray] = _unchanged
@@ -88,16 +96,47 @@ class Task:
 
     def metric_names(self) -> tuple[str, ...]:
         """The names of the metrics' values, as `compute()` gives them; the host metric's last."""
-        nothing = jnp.zeros((1, 1, 1, self.label_channels))
-        names = self.metric(nothing, nothing, nothing[..., :1] > 0).compute()
-        return (*names, *self.host_metric_names())
+        return tuple(name for sums in self._empty_sums() for name in sums.compute())
 
     def host_metric_names(self) -> tuple[str, ...]:
         """The names of the host metric's values, which not every evaluation gives."""
-        if self.host_metric is None:
-            return ()
-        nothing = np.zeros((1, 1, self.label_channels))
-        return tuple(self.host_metric(nothing, nothing, nothing[..., :1] > 0).compute())
+        return tuple(name for sums in self._empty_sums()[1:] for name in sums.compute())
+
+    def metric_directions(self) -> dict[str, bool]:
+        """Whether higher is better, by the name of every value, those of classes included.
+
+        Raises:
+            UserError: a metric does not state the direction of one of its values, or that of
+                `primary` is not the task's.
+        """
+        directions = {}
+        for sums in self._empty_sums():
+            stated = sums.higher_is_better()
+            missing = [name for name in (*sums.compute(), *sums.per_class()) if name not in stated]
+            if missing:
+                raise UserError(
+                    f"task '{self.name}': higher_is_better() of {type(sums).__name__} does not "
+                    f"state the direction of {', '.join(missing)}."
+                )
+            directions |= stated
+        if directions.get(self.primary) is not self.higher_is_better:
+            raise UserError(
+                f"task '{self.name}' has primary='{self.primary}' and higher_is_better="
+                f"{self.higher_is_better}, but its metrics state: {directions}."
+            )
+        return directions
+
+    def _empty_sums(self) -> list[MetricSums]:
+        """Sums over an image without a valid pixel: the metric's, and the host metric's if any."""
+        values, valid = (
+            np.zeros((1, 1, 1, self.label_channels), np.float32),
+            np.zeros((1,) * 4, bool),
+        )
+        sums = [self.metric(jnp.asarray(values), jnp.asarray(values), jnp.asarray(valid))]
+        if self.host_metric is not None:
+            image, nowhere = np.asarray(values[0]), np.asarray(valid[0])
+            sums.append(self.host_metric(image, image, nowhere))
+        return sums
 
     def colours(self, values: np.ndarray) -> np.ndarray:
         """Picture (h, w, 3) uint8 of a label or activated prediction; invalid pixels are black."""

@@ -55,7 +55,7 @@ def charts(groups: Sequence[Group], tasks: Sequence[Task]) -> dict[str, str]:
     for task in tasks:
         for name, title in {
             f"train/loss_{task.name}": "training loss",
-            f"eval/{task.name}/{task.primary}": f"{title_of(task.primary)}, evaluation",
+            f"eval/{task.name}/{task.primary}": f"{title_of(task, task.primary)}, evaluation",
         }.items():
             curves = [curve(group, name) for group in groups]
             if any(map(len, curves)):

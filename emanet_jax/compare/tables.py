@@ -146,9 +146,9 @@ def _text(mean: float, deviation: float, decimals: int) -> str:
     return " ± ".join(shown)
 
 
-def title_of(name: str) -> str:
-    """A metric's name with unit and direction: "miou (%) ↑"."""
-    arrow = "↑" if metrics.higher_is_better(name) else "↓"
+def title_of(task: Task, name: str) -> str:
+    """The name of a task's metric with unit and direction: "miou (%) ↑"."""
+    arrow = "↑" if task.metric_directions()[name] else "↓"
     words, _, unit = name.rpartition("_")
     if unit not in _UNITS:
         return f"{name.replace('_', ' ')} {arrow}"
@@ -177,8 +177,8 @@ def summary(
     """
     columns = {
         f"{t.name}/{t.primary}": (
-            f"{t.name} {title_of(t.primary)}",
-            metrics.higher_is_better(t.primary),
+            f"{t.name} {title_of(t, t.primary)}",
+            t.higher_is_better,
         )
         for t in tasks
     }
@@ -222,10 +222,11 @@ def _notes(groups: Sequence[Group], reference: Group | None) -> tuple[str, ...]:
 
 def all_metrics(task: Task, values: pd.DataFrame) -> Table:
     """Every metric of a task, a group a row."""
+    directions = metrics.directions([task])
     texts, best = _compared(
         values,
         {
-            name: (title_of(name.partition("/")[2]), metrics.higher_is_better(name))
+            name: (title_of(task, name.partition("/")[2]), directions[name])
             for name in values.columns
             if name.startswith(f"{task.name}/")
         },
@@ -256,11 +257,11 @@ def by_class(groups: Sequence[Group], task: Task) -> list[Table]:
     tables = []
     for name in dict.fromkeys(name for name in names if name.startswith(f"{task.name}/")):
         values = pd.DataFrame([run.per_class.get(name, {}) for run in runs], index, dtype=float)
-        higher = metrics.higher_is_better(name)
+        higher = metrics.directions([task])[name]
         texts, best = _compared(values, {x: (x, higher) for x in classes}, digits=1)
         tables.append(
             Table(
-                f"{task.name}: {title_of(name.partition('/')[2])} of every class",
+                f"{task.name}: {title_of(task, name.partition('/')[2])} of every class",
                 texts.T.rename_axis(index=None, columns="class"),
                 best.T,
                 (f"{_MISSING}: the class occurs in neither label nor prediction.",),

@@ -53,6 +53,7 @@ def semseg(classes: Palette, absent_class: Literal["skip", "zero"] = "skip") -> 
             metrics.Confusion.of, num_classes=count, absent_class=absent_class
         ),
         primary="miou_percent",
+        higher_is_better=True,
         to_rgb=functools.partial(palettes.class_colours, palette=classes),
         class_names=tuple(classes),
     )
@@ -70,6 +71,7 @@ def depth(limit: float = 10.0) -> Task:
         activation=upcast,
         metric=metrics.DepthErrors.of,
         primary="rmse_m",
+        higher_is_better=False,
         to_rgb=functools.partial(palettes.colour_map, limit=limit),
         limit=limit,
         unit="m",
@@ -114,6 +116,7 @@ def normals(loss: Callable[[Array, Array, Array], Array] = losses.cosine) -> Tas
         activation=lambda prediction: unit_vectors(upcast(prediction)),
         metric=metrics.AngleErrors.of,
         primary="mean_deg",
+        higher_is_better=False,
         to_rgb=palettes.axes,
         flip=_negate_x,
         zoom=_unit_or_zero,
@@ -138,6 +141,7 @@ def saliency() -> Task:
         activation=lambda prediction: jax.nn.softmax(upcast(prediction), axis=-1)[..., 1:],
         metric=metrics.SaliencyCounts.of,
         primary="maxf_percent",
+        higher_is_better=True,
         to_rgb=palettes.grey,
         limit=1.0,
     )
@@ -155,6 +159,7 @@ def edge() -> Task:
         activation=lambda prediction: jax.nn.sigmoid(upcast(prediction)),
         metric=metrics.EdgeLoss.of,
         primary="odsf_percent",
+        higher_is_better=True,
         to_rgb=palettes.grey,
         limit=1.0,
         host_metric=BoundaryCounts.of,

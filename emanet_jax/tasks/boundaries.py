@@ -65,6 +65,10 @@ class BoundaryCounts(MetricSums):
         )
         return cls(matched=_reaching(matched), predicted=_reaching(levels), labelled=np.sum(truth))
 
+    def higher_is_better(self) -> dict[str, bool]:
+        """As of every F-measure."""
+        return {"odsf_percent": True}
+
     def compute(self) -> dict[str, float]:
         """`odsf_percent`: the best F over the thresholds; NaN if no boundary is labelled."""
         if not self.labelled:

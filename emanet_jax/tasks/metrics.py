@@ -67,6 +67,10 @@ class Confusion(MetricSums):
         union = counts.sum(0) + counts.sum(1) - np.diag(counts)
         return np.divide(np.diag(counts), union, out=np.full(len(counts), np.nan), where=union > 0)
 
+    def higher_is_better(self) -> dict[str, bool]:
+        """Shares of right pixels: higher is better."""
+        return {"miou_percent": True, "pixel_accuracy_percent": True, "iou_percent": True}
+
     def compute(self) -> dict[str, float]:
         """`miou_percent` and `pixel_accuracy_percent`.
 
@@ -123,9 +127,20 @@ class DepthErrors(MetricSums):
             unit=unit,
         )
 
+    def higher_is_better(self) -> dict[str, bool]:
+        """Errors: lower is better; shares within a ratio: higher."""
+        unit = self._suffix
+        errors = (f"rmse{unit}", f"abs{unit}", "rel", "log_rmse")
+        shares = ("delta1_percent", "delta2_percent", "delta3_percent")
+        return dict.fromkeys(errors, False) | dict.fromkeys(shares, True)
+
+    @property
+    def _suffix(self) -> str:
+        return f"_{self.unit}" if self.unit else ""
+
     def compute(self) -> dict[str, float]:
         """Absolute, relative, root mean square and logarithmic error; shares within 1.25^k."""
-        unit = f"_{self.unit}" if self.unit else ""
+        unit = self._suffix
         within = [100 * _ratio(n, self.count) for n in self.within]
         return {
             f"rmse{unit}": _ratio(self.squared, self.count) ** 0.5,
@@ -167,6 +182,12 @@ class AngleErrors(MetricSums):
             within=jnp.stack([_count(angle < limit, valid) for limit in (11.25, 22.5, 30.0)]),
             histogram=jnp.bincount(index, length=bins + 1)[:-1].astype(jnp.int32),
         )
+
+    def higher_is_better(self) -> dict[str, bool]:
+        """Angles: lower is better; shares within an angle: higher."""
+        angles = ("mean_deg", "median_deg", "rmse_deg")
+        shares = ("within_11.25_percent", "within_22.5_percent", "within_30_percent")
+        return dict.fromkeys(angles, False) | dict.fromkeys(shares, True)
 
     def compute(self) -> dict[str, float]:
         """Mean, median (interpolated in the histogram: exact to 0.05), rmse; shares within."""
@@ -216,6 +237,10 @@ class SaliencyCounts(MetricSums):
             salient=_count(salient, valid),
         )
 
+    def higher_is_better(self) -> dict[str, bool]:
+        """As of every F-measure."""
+        return {"maxf_percent": True}
+
     def compute(self) -> dict[str, float]:
         """`maxf_percent`: best F over the thresholds, beta^2 = 0.3; NaN if nothing is salient."""
         if not self.salient:
@@ -246,9 +271,22 @@ class EdgeLoss(MetricSums):
         mean, count = balanced_bce(logit, label, valid), _count(valid, valid)
         return cls(count=count, value=mean * count)
 
+    def higher_is_better(self) -> dict[str, bool]:
+        """As of every loss: lower is better."""
+        return {"loss": False}
+
     def compute(self) -> dict[str, float]:
         """`loss`: the mean over pixels, in nats."""
         return {"loss": _ratio(self.value, self.count)}
+
+
+def directions(tasks: Sequence[Task]) -> dict[str, bool]:
+    """Whether higher is better, {"task/metric": bool}, of every metric value of the tasks."""
+    return {
+        f"{task.name}/{name}": higher
+        for task in tasks
+        for name, higher in task.metric_directions().items()
+    }
 
 
 def delta_m(
@@ -266,9 +304,10 @@ def delta_m(
         definition: "primary": one metric per task; "task_means": the mean of each task's metrics
             first; "all_metrics": the flat mean over every metric.
     """
+    higher_is_better = directions(tasks)
 
     def gain(name: str) -> float:
-        sign = 1 if higher_is_better(name) else -1
+        sign = 1 if higher_is_better[name] else -1
         return sign * 100 * (values[name] - reference[name]) / reference[name]
 
     per_task = [
@@ -281,8 +320,3 @@ def delta_m(
     if definition == "all_metrics":
         return float(np.mean(np.concatenate(gains)))
     return float(np.mean([np.mean(g) for g in gains]))
-
-
-def higher_is_better(name: str) -> bool:
-    """Direction of a metric by its name: shares and scores are percentages, errors are not."""
-    return name.endswith("_percent")

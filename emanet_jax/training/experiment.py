@@ -352,7 +352,7 @@ def make_score(
     if name == "delta_m":
         reference = _read_reference(settings.reference, primaries)
         return lambda values: metrics.delta_m(values, reference, tasks)
-    sign = 1 if metrics.higher_is_better(name) else -1
+    sign = 1 if metrics.directions(tasks)[name] else -1
     return lambda values: sign * values[name]
 
 

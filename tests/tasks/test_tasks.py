@@ -1,10 +1,18 @@
 """The Task record: order, subsets, errors, flips and zooms, colours."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import DATASET_TASKS, OTHER_CLASSES, losses, palettes, tasks_for
+from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.experiment import make_score
+from emanet_jax.types import MetricSums
 
 EVERY_TASK = [
     pytest.param(task, id=f"{dataset}-{task.name}{task.channels}")
@@ -141,6 +149,60 @@ def test_the_primary_metric_is_one_of_the_metrics(task):
     names = task.metric_names()
     assert task.primary in names and len(set(names)) == len(names)
     assert set(task.host_metric_names()) < set(names)
+
+
+# In every data set: whatever counts errors is better lower, whatever counts hits higher.
+ERRORS = {"rmse", "abs", "rel", "log_rmse", "mean_deg", "median_deg", "rmse_deg", "loss"}
+
+
+@pytest.mark.parametrize("task", EVERY_TASK)
+def test_every_metric_value_has_a_direction(task):
+    directions = task.metric_directions()
+    assert set(task.metric_names()) <= set(directions)
+    for name, higher in directions.items():
+        assert higher is (name.removesuffix("_m") not in ERRORS), name
+    assert task.higher_is_better is directions[task.primary]
+
+
+class Similarity(MetricSums):
+    value: jax.Array
+
+    @classmethod
+    def of(cls, prediction, label, valid):
+        return cls(jnp.sum(prediction * label * valid))
+
+    def compute(self):
+        return {"ssim": float(self.value)}
+
+    def higher_is_better(self):
+        return {"ssim": True}
+
+
+class Undirected(Similarity):
+    def higher_is_better(self):
+        return {}
+
+
+def with_ssim(metric=Similarity, higher_is_better=True):
+    return dataclasses.replace(
+        PASCAL["saliency"], metric=metric.of, primary="ssim", higher_is_better=higher_is_better
+    )
+
+
+def test_a_value_without_a_direction_or_with_two_is_one_sentence():
+    with pytest.raises(UserError, match=r"'saliency': .* of Undirected does not state .* ssim"):
+        with_ssim(Undirected).metric_directions()
+    with pytest.raises(UserError, match=r"primary='ssim' and higher_is_better=False, but"):
+        with_ssim(higher_is_better=False).metric_directions()
+
+
+def test_a_metric_of_any_name_keeps_the_best_checkpoint(tmp_path):
+    config = ml_collections.ConfigDict({"best_metric": "", "reference": ""})
+    score = make_score(config, (with_ssim(),), "always")
+    with Checkpoints(tmp_path / "checkpoints", score, 1, 1) as checkpoints:
+        for step, value in ((1, 0.3), (2, 0.9), (3, 0.5)):
+            checkpoints.save({"step": jnp.int32(step)}, step, {"saliency/ssim": value})
+        assert checkpoints.choose("best") == 2 and checkpoints.choose("latest") == 3
 
 
 def test_boundary_f_is_the_metric_that_needs_the_host():
