@@ -11,6 +11,7 @@ works.
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 import tempfile
@@ -28,7 +29,7 @@ from emanet_jax.types import Task
 
 
 class Layout(NamedTuple):
-    """What the records of a data set look like, and how its recipe augments them."""
+    """The sizes and types of a data set's records, and how its recipe augments them."""
 
     dataset: str
     sizes: tuple[tuple[int, int], ...]  # of the examples, in turn
@@ -91,30 +92,27 @@ def build(name: str, examples: int, folder: pathlib.Path) -> Any:
     import tensorflow_datasets as tfds
     from absl import logging
 
-    from emanet_jax.data import listed, records
+    from emanet_jax.data import records
 
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)
     layout = LAYOUTS[name]
     tasks = tasks_for(layout.dataset)
 
-    class Rooms(listed.ListedBuilder, skip_registration=True):
-        """Rooms in the records of another data set; a number stands in place of files."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-    numbers = [listed.Entry(str(k), {"number": pathlib.Path(str(k))}) for k in range(examples)]
-    config = listed.ListedConfig(
+    config = records.RecordsConfig(
+        dataset="rooms",
+        version="1.0.0",
         name=name,
-        listing={"train": numbers},
-        read=lambda paths: example(layout, tasks, int(paths["number"].name)),
+        counts={"train": examples},
+        examples=lambda _: records.read_ahead(
+            functools.partial(example, layout, tasks), range(examples)
+        ),
         image_size=layout.sizes[0] if len(layout.sizes) == 1 else None,
         image_dtype=layout.image_dtype,
         tasks=tasks,
     )
     return records.build(
-        lambda: Rooms(config=config, data_dir=str(folder), file_format="array_record"),
-        folder / "rooms",
+        lambda: records.RecordsBuilder(config=config, data_dir=str(folder)), folder / "rooms"
     )
 
 

@@ -7,14 +7,14 @@ import jax
 from benchmarks import steps_measured
 from benchmarks.scale_report import Row
 from emanet_jax.config import default_config
-from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.tasks import DATASETS
 from emanet_jax.types import Task
 
 
 def all_tasks() -> tuple[Task, ...]:
     """Every task that a data set has, the first of each name."""
     named: dict[str, Task] = {}
-    for task in (task for tasks in DATASET_TASKS.values() for task in tasks):
+    for task in (task for spec in DATASETS.values() for task in spec.tasks):
         named.setdefault(task.name, task)
     return tuple(named.values())
 

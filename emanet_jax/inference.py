@@ -12,7 +12,7 @@ from etils import epath
 from PIL import Image
 
 from emanet_jax import cpu, models
-from emanet_jax.data import resize
+from emanet_jax.data import geometry
 from emanet_jax.models.ctal import adapt_resolution
 from emanet_jax.ops import upcast
 from emanet_jax.training import sharding, steps, workdir
@@ -140,7 +140,7 @@ class AnySize:
         """The network's maps, at its size, of up to `batch_size` images (h, w, 3) uint8."""
         batch = np.zeros((self.batch_size, *self._image_size, 3), np.uint8)
         for row, image in zip(batch, images, strict=False):
-            row[:] = resize.smooth(image, self._image_size)
+            row[:] = geometry.resize_image(image, self._image_size)
         maps = jax.device_get(self._predict(batch))
         return [jax.tree.map(lambda x, i=i: x[i], maps) for i in range(len(images))]
 

@@ -5,22 +5,40 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax import Array
+from jaxtyping import Array, Bool, Float, Num
 
 from emanet_jax.errors import UserError
 
 Batch = Mapping[str, Any]  # {"image": (b, h, w, 3), "labels": {task: (b, h, w, k)}, "mask": (b,)}
 
+# Of a batch on the device: (prediction, label, valid) to the mean over valid pixels.
+Loss = Callable[
+    [Float[Array, "b h w channels"], Num[Array, "b h w k"], Bool[Array, "b h w 1"]],
+    Float[Array, ""],
+]
+_Label = TypeVar("_Label", Array, np.ndarray)
+
+
+class Examples(Protocol):
+    """The examples of a split by index, {"image": (h, w, 3), TASK: (h, w, k), "image_id": str}."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
 
 class MetricSums(struct.PyTreeNode, abc.ABC):
     """A metric's sums over valid pixels; `a + b` is the metric of both sets of pixels."""
+
+    # Checkers of types leave the fields alone: JAX rebuilds pytrees with other leaves than arrays.
+    __no_type_check__ = True
 
     def __add__(self, other: Self) -> Self:
         return jax.tree.map(operator.add, self, other)
@@ -75,7 +93,7 @@ class Task:
     label_channels: int
     label_dtype: type
     ignore: float
-    loss: Callable[[Array, Array, Array], Array]
+    loss: Loss
     activation: Callable[[Array], Array]
     metric: Callable[[Array, Array, Array], MetricSums]
     primary: str
@@ -89,8 +107,8 @@ class Task:
     unit: str = ""
     host_metric: Callable[[np.ndarray, np.ndarray, np.ndarray], MetricSums] | None = None
 
-    def valid(self, label: Array) -> Array:
-        """Where a label (..., k) carries information: bool (..., 1)."""
+    def valid(self, label: _Label) -> _Label:
+        """Where a label (..., k), of NumPy or JAX, carries information: bool (..., 1)."""
         channels = (label[..., k : k + 1] != self.ignore for k in range(label.shape[-1]))
         return functools.reduce(operator.or_, channels)  # NumPy reduces a short axis slowly
 
@@ -109,7 +127,7 @@ class Task:
             UserError: a metric does not state the direction of one of its values, or that of
                 `primary` is not the task's.
         """
-        directions = {}
+        directions: dict[str, bool] = {}
         for sums in self._empty_sums():
             stated = sums.higher_is_better()
             missing = [name for name in (*sums.compute(), *sums.per_class()) if name not in stated]
@@ -148,13 +166,13 @@ class Predictions(NamedTuple):
     """What every network returns, in float32 or better and before any activation.
 
     Attributes:
-      final: {task: (b, H, W, channels)} at image size.
-      auxiliary: one dict like it per level of deep supervision, finest first, its maps at their own
-        size (the backbone's in the single-scale networks: 1/4 of the image on HRNet).
+        final: {task: (b, H, W, channels)} at image size.
+        auxiliary: one dict like it per level of deep supervision, finest first, its maps at their
+            own size (the backbone's in the single-scale networks: 1/4 of the image on HRNet).
     """
 
-    final: dict[str, jax.Array]
-    auxiliary: tuple[dict[str, jax.Array], ...] = ()
+    final: dict[str, Float[Array, "b H W channels"]]
+    auxiliary: tuple[dict[str, Float[Array, "b h w channels"]], ...] = ()
 
 
 @runtime_checkable

@@ -1,9 +1,10 @@
-"""Before JAX starts: four fake CPU devices, quick compilation, the persistent compilation cache."""
+"""Before JAX starts: four fake CPU devices, quick compilation, a cache, checks of shapes."""
 
 import os
 import pathlib
 import sys
 
+import jaxtyping
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,6 +23,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Modules whose annotations of types and shapes hold wherever a test runs their functions.
+CHECKED_SHAPES = (
+    "emanet_jax.tasks.boundaries",
+    "emanet_jax.tasks.losses",
+    "emanet_jax.tasks.metrics",
+)
+jaxtyping.install_import_hook(CHECKED_SHAPES, "beartype.beartype")
 
 # The menu's tests, and the parameters that what they compile depends on: tests that agree in them
 # share a process.

@@ -9,7 +9,7 @@ import pytest
 
 from emanet_jax import balancing, models
 from emanet_jax.config import check_config
-from emanet_jax.data import augmentation, registry
+from emanet_jax.data import augmentation, pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim
@@ -53,7 +53,7 @@ def test_every_config_builds_every_network(config, name):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_value_of_a_config_is_one_that_the_code_knows(config, name):
     settings = load(config, f"model={name}")
-    assert registry.spec_for(settings.data).name == settings.data.dataset
+    assert pipeline.checked_spec(settings.data).name == settings.data.dataset
     check_config(settings)
     tasks = tasks_for(settings.data.dataset, settings.tasks, settings.data.classes)
     augmentation.from_config(settings.augment)

@@ -11,7 +11,7 @@ from etils import epath
 
 from emanet_jax.compare import runs
 from emanet_jax.config import read_config
-from emanet_jax.data import files, nyuv2_labeled, pascal_context
+from emanet_jax.data import files, nyuv2, pascal_context
 from emanet_jax.errors import UserError
 from emanet_jax.models.weights.readers import read_state_dict
 from emanet_jax.training import environment, workdir, writers
@@ -51,10 +51,10 @@ def pristine(tmp_path_factory):
 
 
 def _labeled(path: Path) -> None:
-    data = data_config(path.parent, form="labeled", manual_dir=str(path))
-    found = nyuv2_labeled.find(data)
-    for split in nyuv2_labeled.SPLITS:
-        list(found.examples(split))
+    data = data_config(path.parent, layout="labeled", manual_dir=str(path))
+    config = nyuv2.builder(data).builder_config
+    for split in config.counts:
+        list(config.examples(split))
 
 
 SIZE = (32, 64)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fits, scale_measured, scale_report, steps_measured
-from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.tasks import DATASETS
 from tests.conftest import ROOT
 from tests.test_imports import HEAVY
 
@@ -73,7 +73,7 @@ def test_too_few_points_fit_nothing(degree):
 
 def test_every_task_is_there_once():
     names = [task.name for task in scale_measured.all_tasks()]
-    known = {task.name for tasks in DATASET_TASKS.values() for task in tasks}
+    known = {task.name for spec in DATASETS.values() for task in spec.tasks}
     assert len(names) == len(known) == 6 and set(names) == known
 
 

@@ -86,7 +86,7 @@ def _make_config() -> ml_collections.ConfigDict:
 
 
 def _config_of(dataset: str, given: dict[str, str]) -> ml_collections.ConfigDict:
-    from emanet_jax.data.registry import DATASETS
+    from emanet_jax.tasks import DATASETS
 
     if dataset not in DATASETS:
         raise UserError(f"--dataset={dataset} is unknown; choose from {', '.join(DATASETS)}.")

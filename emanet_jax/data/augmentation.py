@@ -104,7 +104,7 @@ def augment(
     """
     # Drawn always, so that switching one of them off leaves the others' choices alone.
     mirrored, factor = rng.random() < 0.5, float(rng.choice(ZOOM_FACTORS))
-    places, share = rng.random((TRIES, 2)), rng.random()
+    positions, share = rng.random((TRIES, 2)), rng.random()
     switches, amounts = rng.random(4) < 0.5, rng.uniform(-1, 1, 4)
 
     if not how.scale_crop:
@@ -114,7 +114,7 @@ def augment(
     scaled = max(1, int(h * factor)), max(1, int(w * factor))
     window = min(scaled[0], size[0]), min(scaled[1], size[1])
     spare = scaled[0] - window[0], scaled[1] - window[1]
-    corners = (places * (np.array(spare) + 1)).astype(int)
+    corners = (positions * (np.array(spare) + 1)).astype(int)
     classes = next((task for task in tasks if task.class_names), None)
     if not any(spare) or how.max_class_share == 1 or classes is None:
         top, left = corners[0]
@@ -139,7 +139,8 @@ def _diverse(
 ) -> np.ndarray:
     """The first (top, left) whose window holds no class above the limit, or else the last."""
     for corner in corners:
-        if class_share(geometry.cut(label, factor, *corner, window), task) <= limit:
+        top, left = corner
+        if class_share(geometry.cut(label, factor, top, left, window), task) <= limit:
             break
     return corner
 

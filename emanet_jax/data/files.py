@@ -1,22 +1,19 @@
-"""Source files that people have, read and checked: a fault is one sentence that names the file."""
+"""Reads and checks source files; an error is one sentence that names the file."""
 
 import hashlib
-import logging
 import os
 import tokenize
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from emanet_jax.errors import UserError
 
-_LOG = logging.getLogger(__name__)
-
-# What a damaged .npy file can raise: its header is parsed as Python.
-_NPY_FAULTS = (
+# Raised for a damaged .npy file: its header is parsed as Python.
+_NPY_ERRORS = (
     OSError,
     ValueError,
     EOFError,
@@ -54,14 +51,8 @@ def manual_dir(value: str, holds: str) -> Path:
     return root
 
 
-def check_multiples(image_size: tuple[int, int]) -> None:
-    """Raises UserError for a configured (h, w) that the networks cannot take."""
-    if any(n < 32 or n % 32 for n in image_size):
-        raise UserError(f"config.data.image_size is {image_size} but needs multiples of 32.")
-
-
 def signs(negate_normals: str) -> np.ndarray:
-    """The factors (3,) float32 that turn round the axes of config.data.negate_normals, as "yz".
+    """Factors (3,) float32 of the normals' axes: -1 for those in config.data.negate_normals.
 
     Raises:
         UserError: it names something else.
@@ -71,20 +62,6 @@ def signs(negate_normals: str) -> np.ndarray:
             f"config.data.negate_normals is '{negate_normals}' but names axes: some of 'xyz'."
         )
     return np.array([-1 if axis in negate_normals else 1 for axis in "xyz"], np.float32)
-
-
-def warn_of_counts(
-    name: str, root: Path, found: Mapping[str, int], official: Mapping[str, int]
-) -> None:
-    """Logs a warning for every split that has not the official number of images."""
-    for split, count in official.items():
-        if found[split] != count:
-            _LOG.warning("%s/%s has %d images; %s has %d.", root, split, found[split], name, count)
-
-
-def counts(listing: Mapping[str, Sequence[Entry]]) -> dict[str, int]:
-    """The number of examples by split."""
-    return {split: len(entries) for split, entries in listing.items()}
 
 
 def fingerprint(root: Path, paths: Iterable[Path]) -> str:
@@ -104,34 +81,45 @@ def fingerprint(root: Path, paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def numbered(root: Path, split: str, fields: Sequence[str]) -> list[int]:
-    """The numbers of the files ROOT/split/field/{i}.npy in natural order, the same in all fields.
+def numbered(root: Path, split: str, folders: Mapping[str, str]) -> list[Entry]:
+    """The examples whose files are ROOT/SPLIT/FOLDER/{i}.npy, in the order of their numbers.
+
+    Args:
+        root: folder of the data set.
+        split: name of the split.
+        folders: name of the folder by field.
 
     Raises:
         UserError: a folder is missing or empty, or two of them hold different numbers.
     """
-    found = {}
-    for field in fields:
-        folder = root / split / field
+    numbers: dict[str, set[int]] = {}
+    for field, name in folders.items():
+        folder = root / split / name
         if not folder.is_dir():
             raise UserError(f"config.data.manual_dir: the folder {folder} is missing.")
         names = [path.stem for path in folder.glob("*.npy")]
         odd = sorted(name for name in names if not name.isdecimal() or str(int(name)) != name)
         if odd:
             raise UserError(f"{folder / odd[0]}.npy: the name must be a number such as 0.npy.")
-        found[field] = {int(name) for name in names}
-        if not found[field]:
+        if not names:
             raise UserError(f"{folder} holds no .npy files; it must hold 0.npy, 1.npy, ....")
-    first = fields[0]
-    for field, numbers in found.items():
-        different = sorted(numbers ^ found[first])
+        numbers[field] = {int(name) for name in names}
+    first = next(iter(folders))
+    for field in folders:
+        different = sorted(numbers[field] ^ numbers[first])
         if different:
-            missing = first if different[0] in numbers else field
+            missing = folders[first if different[0] in numbers[field] else field]
             raise UserError(
                 f"{root / split / missing / str(different[0])}.npy is missing: the folders "
-                f"{', '.join(fields)} of a split must hold the same numbers."
+                f"{', '.join(folders.values())} of a split must hold the same numbers."
             )
-    return sorted(found[first])
+    return [
+        Entry(
+            f"{split}/{i}",
+            {field: root / split / name / f"{i}.npy" for field, name in folders.items()},
+        )
+        for i in sorted(numbers[first])
+    ]
 
 
 def load_npy(path: Path, shape: tuple[int, ...], *, integers: bool = False) -> np.ndarray:
@@ -157,14 +145,26 @@ def load_npy(path: Path, shape: tuple[int, ...], *, integers: bool = False) -> n
     return array
 
 
-def open_npy(path: Path, mmap_mode: str | None = None) -> np.ndarray:
-    """A .npy file's array as it is; UserError if it is none."""
+def open_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The array in a .npy file as it is; UserError if the file is none."""
     try:
         with path.open("rb") as file:
             np.lib.format.read_magic(file)  # np.load would also take archives and pickles
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except _NPY_FAULTS as error:
-        raise UserError(f"{path} cannot be read as a NumPy array file: {_said(error)}.") from error
+    except _NPY_ERRORS as error:
+        raise UserError(
+            f"{path} cannot be read as a NumPy array file: {one_line(error)}."
+        ) from error
+
+
+def check_npy_size(path: Path, image_size: tuple[int, int]) -> None:
+    """Raises UserError unless the image in a .npy file has the configured size."""
+    shape = open_npy(path, mmap_mode="r").shape  # reads the header alone
+    if shape[:2] != image_size:
+        raise UserError(
+            f"{path} has the shape {shape} but config.data.image_size is {image_size}: "
+            "the two must agree."
+        )
 
 
 def load_picture(path: Path, modes: Sequence[str], what: str) -> np.ndarray:
@@ -185,7 +185,7 @@ def load_picture(path: Path, modes: Sequence[str], what: str) -> np.ndarray:
         with Image.open(path) as picture:
             mode, pixels = picture.mode, np.asarray(picture)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {_said(error)}.") from error
+        raise UserError(f"{path} cannot be read as a picture: {one_line(error)}.") from error
     if mode not in modes:
         raise UserError(
             f"{path} has pixels of the format {mode} but must hold {what} ({' or '.join(modes)})."
@@ -205,8 +205,8 @@ def load_mat(path: Path, name: str) -> Any:
     try:
         variables = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[name])
     except (OSError, ValueError, TypeError, LookupError, zlib.error, MatReadError) as error:
-        raise UserError(f"{path} cannot be read as a MATLAB file: {_said(error)}.") from error
-    except NotImplementedError as error:  # SciPy's word for version 7.3
+        raise UserError(f"{path} cannot be read as a MATLAB file: {one_line(error)}.") from error
+    except NotImplementedError as error:  # raised by SciPy for version 7.3
         raise UserError(
             f"{path} is a MATLAB 7.3 file (HDF5), but an older version is expected here."
         ) from error
@@ -215,15 +215,16 @@ def load_mat(path: Path, name: str) -> Any:
     return variables[name]
 
 
-def check(path: Path, what: str, values: np.ndarray, fine: np.ndarray, rule: str) -> None:
-    """Raises UserError with the first of a file's `values` that is not `fine`."""
-    if not fine.all():
-        where = np.argwhere(~fine)[0]
+def check(path: Path, what: str, values: np.ndarray, valid: np.ndarray, rule: str) -> None:
+    """Raises UserError with the first of a file's `values` that is not `valid`."""
+    if not valid.all():
+        where = np.argwhere(~valid)[0]
         raise UserError(
             f"{path}: {what} must be {rule}, but the one at {tuple(map(int, where))} is "
             f"{values[tuple(where)]:g}."
         )
 
 
-def _said(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error, to be quoted within a sentence."""
     return " ".join(str(error).split()).rstrip(".")

@@ -1,9 +1,10 @@
-"""Moves of an image together with its labels; what they do to a label stands in its Task record.
+"""Mirrors, scales, cuts, pads and resizes images and labels; tasks say how label values change.
 
 A sample is {"image": (h, w, 3) uint8 or float32, "labels": {task: (h, w, k)}, ...}; other keys pass
 through. Every function is pure; float labels and images are computed in float32.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def zoom(
         window = np.s_[top : top + size[0], left : left + size[1]]
         kept = {task.name: labels[task.name][window] for task in tasks}
         return {**sample, "image": image[window], "labels": kept}
-    y, x = _source(image.shape, factor, top, left, size)
+    y, x = _source_pixels(image.shape, factor, top, left, size)
     scaled = _bilinear(image, y, x)
     if image.dtype == np.uint8:
         scaled = (scaled + 0.5).astype(np.uint8)  # rounded: truncation is the faster cast
@@ -79,11 +80,34 @@ def pad(sample: Sample, tasks: Sequence[Task], size: tuple[int, int]) -> Sample:
 
 
 def cut(label: np.ndarray, factor: float, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
-    """What `zoom` shows of a label that is resampled by nearest neighbour, its values unchanged."""
-    return _nearest(label, *_source(label.shape, factor, top, left, size))
+    """The window that `zoom` shows of a label with `task.nearest`, its values unchanged."""
+    return _nearest(label, *_source_pixels(label.shape, factor, top, left, size))
 
 
-def _source(
+def resize_label(values: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Labels (h, w[, k]) at `image_size` = (h, w): the value under each new pixel's centre.
+
+    Pixel i of n covers [i / n, (i + 1) / n) of the side, so that corners stay together.
+    """
+    # (i + 1/2) old / new, rounded down, in whole numbers; on a border the later pixel wins.
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for new, old in zip(image_size, values.shape, strict=False)
+    )
+    return values[rows[:, None], columns]
+
+
+def resize_image(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Image (h, w, 3) uint8 at `image_size`: mean over pixel areas; bilinear where it grows."""
+    if image.shape[:2] == image_size:
+        return image
+    down, across = (_area_weights(*sides) for sides in zip(image.shape, image_size, strict=False))
+    rows = np.tensordot(down, image.astype(np.float32), 1)
+    resized = np.tensordot(rows, across, (1, 1))  # (h, 3, w)
+    return np.rint(np.moveaxis(resized, 2, 1)).astype(np.uint8)
+
+
+def _source_pixels(
     shape: tuple[int, ...], factor: float, top: int, left: int, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the source, in pixels, that a window's rows and columns show."""
@@ -146,3 +170,17 @@ def _padded(values: np.ndarray, size: tuple[int, int], fill: Any) -> np.ndarray:
     result[h:] = fill
     result[:h, w:] = fill
     return result
+
+
+@functools.lru_cache(maxsize=8)
+def _area_weights(old: int, new: int) -> np.ndarray:
+    """Share (new, old) float32 of every old pixel in every new one; rows sum to 1."""
+    if new > old:
+        centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        weights = np.maximum(0, 1 - np.abs(np.subtract.outer(centres, np.arange(old))))
+    else:
+        # In units of 1 / (old new) of the side, so that the overlaps are whole numbers.
+        starts, ends = (old * (np.arange(new) + k)[:, None] for k in (0, 1))
+        left, right = (new * (np.arange(old) + k) for k in (0, 1))
+        weights = np.maximum(0, np.minimum(ends, right) - np.maximum(starts, left)) / old
+    return weights.astype(np.float32)

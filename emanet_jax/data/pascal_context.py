@@ -1,4 +1,4 @@
-"""PASCAL-Context with five tasks, from the files that people have, as a TFDS data set.
+"""PASCAL-Context: five tasks, from the files of PASCAL_MT.
 
 The layout is that of PASCAL_MT (Maninis et al., "Attentive Single-Tasking of Multiple Tasks",
 2019), which the tarball of InvPT's authors keeps:
@@ -8,7 +8,7 @@ The layout is that of PASCAL_MT (Maninis et al., "Attentive Single-Tasking of Mu
     semseg/VOC12/ID.png                     21 classes, 255 = ignored; where it is missing
     semseg/pascal-context/ID.png            the same
     human_parts/ID.mat                      persons and their parts (PASCAL-Part)
-    normals_distill/ID.png, sal_distill/ID.png   what networks predicted
+    normals_distill/ID.png, sal_distill/ID.png   predicted by networks
     pascal-context/trainval/ID.mat          LabelMap of 459 classes
 
 Images have sizes of their own, up to 500x500; examples keep them.
@@ -18,12 +18,12 @@ import functools
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from emanet_jax.data import files, listed, registry
+from emanet_jax.data import files, records
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
@@ -66,14 +66,7 @@ _PARTS = {
 PART_CLASSES = {part: number for number, parts in _PARTS.items() for part in parts.split()}
 
 
-class PascalContext(listed.ListedBuilder):
-    """Semantic segmentation, normals, saliency, edges and human parts."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    name = "pascal_context"
-
-
-def builder(data: ConfigDict) -> PascalContext:
+def builder(data: ConfigDict) -> records.RecordsBuilder:
     """The builder for config.data: its keys manual_dir and negate_normals.
 
     `image_size` is the size that training crops to and evaluation pads to; it changes no example.
@@ -81,9 +74,8 @@ def builder(data: ConfigDict) -> PascalContext:
     Raises:
         UserError: the folder is not laid out as it should be.
     """
-    files.check_multiples(tuple(data.image_size))
     root = files.manual_dir(data.manual_dir, "JPEGImages, semseg, human_parts, ImageSets, ...")
-    sign = files.signs(data.negate_normals)
+    signs = files.signs(data.negate_normals)
     ids = {split: read_ids(ids_path(root, split)) for split in SPLITS}
     both = sorted(set(ids["train"]) & set(ids["val"]))
     if both:
@@ -92,16 +84,15 @@ def builder(data: ConfigDict) -> PascalContext:
         split: [Entry(f"{split}/{name}", _paths(root, name)) for name in ids[split]]
         for split in SPLITS
     }
-    official = registry.DATASETS["pascal_context"].splits
-    files.warn_of_counts("PASCAL-Context", root, files.counts(listing), official)
     negated = f"negated-{data.negate_normals}" if data.negate_normals else "as-stored"
-    return listed.make(
-        PascalContext,
-        f"normals-{negated}",
-        root,
-        data.data_dir,
+    return records.builder_of_files(
+        "pascal_context",
+        version="1.0.0",
+        settings=f"normals-{negated}",
+        root=root,
+        data_dir=data.data_dir,
         listing=listing,
-        read=functools.partial(read, sign=sign),
+        read=functools.partial(read, signs=signs),
         image_size=None,
         image_dtype="uint8",
         tasks=tasks_for("pascal_context", classes=data.classes),
@@ -146,12 +137,12 @@ def _paths(root: Path, name: str) -> dict[str, Path]:
     }
 
 
-def read(paths: dict[str, Path], sign: np.ndarray) -> dict[str, np.ndarray]:
+def read(paths: dict[str, Path], signs: np.ndarray) -> dict[str, np.ndarray]:
     """Reads and checks the six files of one image.
 
     Args:
         paths: by field.
-        sign: factors (3,) of the normals' axes.
+        signs: factors (3,) of the normals' axes.
 
     Returns:
         image (h, w, 3) uint8; semseg, human_parts (h, w, 1) uint8, 255 = ignore; saliency and edge
@@ -182,27 +173,27 @@ def read(paths: dict[str, Path], sign: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "image": image,
         "semseg": semseg[..., None],
-        "normals": decode_normals(normals, sign, np.isin(context, [*SHARED_WITH_NYU.values()])),
+        "normals": decode_normals(normals, signs, np.isin(context, [*SHARED_WITH_NYU.values()])),
         "saliency": (saliency > 127.5).astype(np.uint8)[..., None],
         "edge": boundaries(context).astype(np.uint8)[..., None],
         "human_parts": parts[..., None],
     }
 
 
-def decode_normals(codes: np.ndarray, sign: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def decode_normals(codes: np.ndarray, signs: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Unit vectors (h, w, 3) float32 from uint8 codes of [-1, 1]; zero where not valid (h, w)."""
     # No code stands for 0, so that no length is 0.
-    vectors = sign * (codes * np.float32(2 / 255) - 1)
+    vectors = signs * (codes * np.float32(2 / 255) - 1)
     unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(valid[..., None], unit, 0).astype(np.float32)
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:
     """Pixels (h, w) bool whose right or lower neighbour has another label: lines one pixel wide."""
-    found = np.zeros(labels.shape, bool)
-    found[:, :-1] = labels[:, :-1] != labels[:, 1:]
-    found[:-1] |= labels[:-1] != labels[1:]
-    return found
+    edges = np.zeros(labels.shape, bool)
+    edges[:, :-1] = labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    return edges
 
 
 def human_parts(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -235,12 +226,12 @@ def human_parts(path: Path, size: tuple[int, int]) -> np.ndarray:
     return classes if classes.any() else np.full(size, 255, np.uint8)
 
 
-def _structs(path: Path, struct: object, name: str) -> list:
+def _structs(path: Path, struct: Any, name: str) -> list[Any]:
     """A field's structs; MATLAB's reader gives one alone, several in an array, none as empty."""
     return list(np.atleast_1d(_field(path, struct, name)))
 
 
-def _field(path: Path, struct: object, name: str) -> object:
+def _field(path: Path, struct: Any, name: str) -> Any:
     if not hasattr(struct, name):
         raise UserError(f"{path}: a struct in anno has no field '{name}'.")
     return getattr(struct, name)

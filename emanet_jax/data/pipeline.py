@@ -7,6 +7,7 @@ of processes nor threads nor an interruption changes a batch.
 """
 
 import contextlib
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +16,22 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from emanet_jax.data import geometry, registry
+from emanet_jax.data import geometry
 from emanet_jax.data.augmentation import Augmentation, augment
 from emanet_jax.data.geometry import Sample
 from emanet_jax.errors import UserError
-from emanet_jax.types import Task
+from emanet_jax.tasks.registry import DatasetSpec, spec_of
+from emanet_jax.types import Examples, Task
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
+
+_LOG = logging.getLogger(__name__)
 
 # So many that no run sees the end; with an endless stream Grain cannot make batches of one.
 _EPOCHS = 2**32
 
 Batch = dict[str, Any]
-Examples = Sequence[dict[str, Any]]
 
 
 def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
@@ -41,13 +44,41 @@ def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
     """
     from emanet_jax.data import records  # imports TFDS
 
-    spec = registry.spec_for(data)
+    spec = checked_spec(data)
+    folder = Path(data.data_dir).expanduser() / spec.name
+    builder = records.build(lambda: spec.make_builder(data), folder)
+    for split, count in spec.splits.items():
+        there = builder.info.splits[split].num_examples
+        if there != count:
+            _LOG.warning(
+                "%s: split '%s' of %s has %d images; officially there are %d.",
+                *(data.manual_dir, split, spec.name, there, count),
+            )
+    return builder
+
+
+def checked_spec(data: ConfigDict) -> DatasetSpec:
+    """The data set that config.data names.
+
+    Raises:
+        UserError: there is none, or it has no such layout, size or folder of records.
+    """
+    spec = spec_of(data.dataset)
+    if spec.layouts and data.layout not in spec.layouts:
+        raise UserError(
+            f"config.data.layout is '{data.layout}' but {spec.name} knows: "
+            f"{', '.join(spec.layouts)}."
+        )
+    if any(side < 32 or side % 32 for side in data.image_size):
+        raise UserError(
+            f"config.data.image_size is {tuple(data.image_size)} but needs multiples of 32."
+        )
     if "://" in data.data_dir:
         raise UserError(
             f"config.data.data_dir is {data.data_dir}, but records are read from a disk: give a "
             "folder, such as one where the bucket is mounted."
         )
-    return records.build(lambda: spec.builder(data), Path(data.data_dir).expanduser() / spec.name)
+    return spec
 
 
 def load(builder: "tfds.core.DatasetBuilder", split: str, *, cache: bool = False) -> Examples:
@@ -75,8 +106,8 @@ def train_dataset(
         source: examples by index.
         tasks: whose labels a batch holds.
         batch_size: of the global batch.
-        seed: of order and augmentation.
-        augmentation: of `augment.from_config`.
+        seed: decides the order and the augmentation.
+        augmentation: the random changes.
         image_size: (h, w) of a batch; examples may have others.
         process_index: which process this is.
         process_count: how many share a batch.
@@ -157,7 +188,7 @@ def eval_batches(
 
 
 def _seeds(seed: int) -> tuple[int, int]:
-    """Of order and augmentation.
+    """The seeds of the order and of the augmentation.
 
     One epoch's order in Grain depends on seed + epoch: spread seeds, or neighbours would overlap.
     """

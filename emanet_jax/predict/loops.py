@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from emanet_jax.data import resize
+from emanet_jax.data import geometry
 from emanet_jax.errors import UserError
 from emanet_jax.inference import AnySize, Raw
 from emanet_jax.predict import figures, photos, video
@@ -162,7 +162,7 @@ def _figure(
     network: AnySize, image: np.ndarray, raw: Raw, *, all_classes: bool = False
 ) -> np.ndarray:
     size = figures.tile_size(image.shape[:2])
-    tile, maps = resize.smooth(image, size), network.maps(raw, size)
+    tile, maps = geometry.resize_image(image, size), network.maps(raw, size)
     return figures.figure(tile, maps, network.tasks, all_classes=all_classes)
 
 

@@ -14,6 +14,7 @@ It differs from the Berkeley benchmark's MATLAB code in two ways:
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Num
 from scipy import ndimage
 from scipy.sparse import csgraph, csr_array
 from scipy.spatial import cKDTree
@@ -27,43 +28,47 @@ TOLERANCE = 0.0075  # of the image's diagonal, as on PASCAL and BSDS
 class BoundaryCounts(MetricSums):
     """Counts of boundary pixels at each of `THRESHOLDS`; they add over images."""
 
-    matched: np.ndarray  # (99,) int64: pairs of a predicted and a labelled pixel
-    predicted: np.ndarray  # (99,) int64
-    labelled: np.ndarray
+    matched: Int[np.ndarray, "99"]  # pairs of a predicted and a labelled pixel
+    predicted: Int[np.ndarray, "99"]
+    labelled: Int[np.ndarray, ""]
 
     @classmethod
     def of(
         cls,
-        prediction: np.ndarray,
-        label: np.ndarray,
-        valid: np.ndarray,
+        prediction: Float[np.ndarray, "h w 1"],
+        label: Num[np.ndarray, "h w 1"],
+        valid: Bool[np.ndarray, "h w 1"],
         tolerance: float = TOLERANCE,
     ) -> "BoundaryCounts":
         """Counts of one image: the box of its valid pixels, which leaves padding out.
 
         Args:
-            prediction: probabilities (h, w, 1).
-            label: (h, w, 1), 1 = boundary.
-            valid: (h, w, 1) bool; predicted pixels elsewhere do not count.
+            prediction: probabilities.
+            label: 1 = boundary.
+            valid: predicted pixels elsewhere do not count.
             tolerance: greatest distance of a match, as a fraction of the image's diagonal.
         """
         boxes = ndimage.find_objects(valid[..., 0].astype(np.uint8))
         if not boxes:
             nothing = np.zeros(len(THRESHOLDS), np.int64)
-            return cls(matched=nothing, predicted=nothing, labelled=np.sum(nothing))
+            return cls(matched=nothing, predicted=nothing, labelled=np.array(0))
         prediction, label, valid = (x[boxes[0]][..., 0] for x in (prediction, label, valid))
         truth = thin((label > 0.5) & valid)
         strength = crests(prediction.astype(np.float64))
-        found = thin(strength >= THRESHOLDS[0]) & valid
+        predicted = thin(strength >= THRESHOLDS[0]) & valid
         # How many thresholds a pixel reaches; pixels at level k or above are predicted at the kth.
-        levels = np.searchsorted(THRESHOLDS, strength[found], side="right")
+        levels = np.searchsorted(THRESHOLDS, strength[predicted], side="right")
         matched = match_levels(
             np.argwhere(truth),
-            np.argwhere(found),
+            np.argwhere(predicted),
             levels,
             tolerance * float(np.hypot(*truth.shape)),
         )
-        return cls(matched=_reaching(matched), predicted=_reaching(levels), labelled=np.sum(truth))
+        return cls(
+            matched=_reaching(matched),
+            predicted=_reaching(levels),
+            labelled=np.asarray(np.count_nonzero(truth)),
+        )
 
     def higher_is_better(self) -> dict[str, bool]:
         """As of every F-measure."""
@@ -85,35 +90,39 @@ def _reaching(levels: np.ndarray) -> np.ndarray:
 
 
 def match_levels(
-    truth: np.ndarray, found: np.ndarray, levels: np.ndarray, distance: float
-) -> np.ndarray:
-    """Levels of the found points in one matching that has maximum cardinality at every level.
+    truth: Int[np.ndarray, "m 2"],
+    predicted: Int[np.ndarray, "n 2"],
+    levels: Int[np.ndarray, " n"],
+    distance: float,
+) -> Int[np.ndarray, " matches"]:
+    """Levels of the predicted points in a matching that has maximum cardinality at every level.
 
     Sets of points that can be matched at once form a matroid. In a matroid the set of largest total
     weight also has, for every k, as many points of weight k or more as any set can have. So one
     assignment that maximises the sum of levels answers for every threshold.
 
     Args:
-        truth: points (m, 2).
-        found: points (n, 2).
-        levels: (n,) integers from 1 to the number of thresholds.
+        truth: labelled points.
+        predicted: predicted points.
+        levels: of the predicted points, from 1 to the number of thresholds.
         distance: greatest Euclidean distance of a match, in pixels.
 
     Returns:
-        Levels (number of matches,) of the matched found points.
+        The levels of the predicted points that are matched.
     """
-    pairs = cKDTree(truth).sparse_distance_matrix(cKDTree(found), distance, output_type="ndarray")
+    trees = cKDTree(truth), cKDTree(predicted)
+    pairs = trees[0].sparse_distance_matrix(trees[1], distance, output_type="ndarray")
     if not len(pairs):
         return np.zeros(0, np.int64)
     near, rows = np.unique(pairs["i"], return_inverse=True)
     # A column of its own lets every row stay without a match, which is dearer than any match.
     own, top = np.arange(len(near)), len(THRESHOLDS) + 1
-    columns = np.concatenate([pairs["j"], len(found) + own])
+    columns = np.concatenate([pairs["j"], len(predicted) + own])
     costs = np.concatenate([top - levels[pairs["j"]], np.full(len(near), top)]).astype(np.float64)
-    shape = (len(near), len(found) + len(near))
+    shape = (len(near), len(predicted) + len(near))
     graph = csr_array((costs, (np.concatenate([rows, own]), columns)), shape=shape)
     _, assigned = csgraph.min_weight_full_bipartite_matching(graph)
-    return levels[assigned[assigned < len(found)]]
+    return levels[assigned[assigned < len(predicted)]]
 
 
 def crests(strength: np.ndarray) -> np.ndarray:

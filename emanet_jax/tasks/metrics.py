@@ -5,57 +5,61 @@ Sums make a metric exact for any split into batches, devices and processes. Name
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import Array
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from emanet_jax.ops import unit_vectors, upcast
-from emanet_jax.tasks.losses import balanced_bce
+from emanet_jax.tasks.losses import Valid, balanced_bce
 from emanet_jax.types import MetricSums, Task
 
+_Sums = TypeVar("_Sums")
+Count = Int[Array, ""]
+Sum = Float[Array, ""]
 
-def total(batches: Sequence[MetricSums]) -> MetricSums:
-    """Adds sums on the host in float64 and int64, so that long evaluations lose no digit."""
+
+def total(batches: Sequence[_Sums]) -> _Sums:
+    """Adds sums, or trees of them, on the host in float64 and int64: no digit is lost."""
 
     def add(*leaves: np.ndarray) -> np.ndarray:
         wide = np.int64 if np.issubdtype(leaves[0].dtype, np.integer) else np.float64
-        return np.sum(np.stack(leaves), axis=0, dtype=wide)
+        return np.asarray(np.sum(np.stack(leaves), axis=0, dtype=wide))
 
     return jax.tree.map(add, *jax.device_get(list(batches)))
 
 
-def _count(condition: Array, valid: Array) -> Array:
+def _count(condition: Bool[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Count:
     return jnp.sum(condition & valid, dtype=jnp.int32)
 
 
-def _masked_sum(values: Array, valid: Array) -> Array:
+def _masked_sum(values: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Sum:
     return jnp.sum(jnp.where(valid, values, 0))
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
+def _ratio(numerator: Any, denominator: Any) -> float:
     return float(numerator / denominator) if denominator else float("nan")
 
 
 class Confusion(MetricSums):
-    """Confusion matrix (classes, classes) int32 of pixels: rows are labels, columns predictions."""
+    """Confusion matrix of pixels: rows are labels, columns predictions."""
 
-    counts: Array
+    counts: Int[Array, "classes classes"]
     absent_class: Literal["skip", "zero"] = struct.field(pytree_node=False, default="skip")
 
     @classmethod
     def of(
         cls,
-        prediction: Array,
-        label: Array,
-        valid: Array,
+        prediction: Shaped[Array, "b h w 1"],
+        label: Num[Array, "b h w 1"],
+        valid: Valid,
         num_classes: int,
         absent_class: Literal["skip", "zero"] = "skip",
     ) -> "Confusion":
-        """Counts class ids (b, h, w, 1) where valid (b, h, w, 1)."""
+        """Counts class ids where valid."""
         cell = label.astype(jnp.int32) * num_classes + prediction.astype(jnp.int32)
         cell = jnp.where(valid, cell, num_classes**2).ravel()
         counts = jnp.bincount(cell, length=num_classes**2 + 1)[:-1].astype(jnp.int32)
@@ -94,26 +98,31 @@ class Confusion(MetricSums):
 class DepthErrors(MetricSums):
     """Sums of depth errors; `unit` ends the names of absolute errors (metres: "m")."""
 
-    count: Array
-    absolute: Array
-    relative: Array
-    squared: Array
-    log_squared: Array
-    within: Array  # (3,) int32: ratio below 1.25, 1.25^2, 1.25^3
+    count: Count
+    absolute: Sum
+    relative: Sum
+    squared: Sum
+    log_squared: Sum
+    within: Int[Array, "3"]  # ratio below 1.25, 1.25^2, 1.25^3
     unit: str = struct.field(pytree_node=False, default="m")
 
     @classmethod
     def of(
-        cls, prediction: Array, label: Array, valid: Array, unit: str = "m", released: bool = False
+        cls,
+        prediction: Float[Array, "b h w 1"],
+        label: Num[Array, "b h w 1"],
+        valid: Valid,
+        unit: str = "m",
+        reference: bool = False,
     ) -> "DepthErrors":
-        """Sums over (b, h, w, 1).
+        """Sums of the errors where valid.
 
         Predictions are cut to at least 1e-9 where a logarithm or ratio needs it;
-        `released=True` cuts them for every error, as the reference code does.
+        `reference=True` cuts them for every error, as the reference code does.
         """
         prediction = upcast(prediction)
         positive = jnp.maximum(prediction, 1e-9)
-        prediction = positive if released else prediction
+        prediction = positive if reference else prediction
         label = jnp.where(valid, label, 1)
         error = jnp.abs(prediction - label)
         ratio = jnp.maximum(positive / label, label / positive)
@@ -159,15 +168,17 @@ _ANGLE_BINS_PER_DEGREE = 20
 class AngleErrors(MetricSums):
     """Sums of angles between unit vectors, in degrees, and their histogram in 1/20 degree bins."""
 
-    count: Array
-    angle: Array
-    squared: Array
-    within: Array  # (3,) int32: below 11.25, 22.5, 30 degrees
-    histogram: Array  # (3600,) int32 over 0..180 degrees
+    count: Count
+    angle: Sum
+    squared: Sum
+    within: Int[Array, "3"]  # below 11.25, 22.5, 30 degrees
+    histogram: Int[Array, "3600"]  # over 0..180 degrees
 
     @classmethod
-    def of(cls, prediction: Array, label: Array, valid: Array) -> "AngleErrors":
-        """Sums over vectors (b, h, w, 3), valid (b, h, w, 1)."""
+    def of(
+        cls, prediction: Float[Array, "b h w 3"], label: Float[Array, "b h w 3"], valid: Valid
+    ) -> "AngleErrors":
+        """Sums of the angles between vectors where valid."""
         p, q = unit_vectors(upcast(prediction)), unit_vectors(upcast(label))
         # Half-angle form: arccos of a product loses half of the digits near 0 and 180 degrees.
         apart, along = jnp.linalg.norm(p - q, axis=-1), jnp.linalg.norm(p + q, axis=-1)
@@ -216,19 +227,23 @@ _THRESHOLDS = np.arange(1, 20) / 20  # 0.05, 0.10, ..., 0.95
 class SaliencyCounts(MetricSums):
     """Counts of pixels for the F-measure of saliency, at thresholds 0.05, 0.10, ..., 0.95."""
 
-    hit: Array  # (19,) int32: salient and predicted so
-    predicted: Array  # (19,) int32
-    salient: Array
+    hit: Int[Array, "19"]  # salient and predicted so
+    predicted: Int[Array, "19"]
+    salient: Count
 
     @classmethod
     def of(
-        cls, prediction: Array, label: Array, valid: Array, released: bool = False
+        cls,
+        prediction: Float[Array, "b h w 1"],
+        label: Num[Array, "b h w 1"],
+        valid: Valid,
+        reference: bool = False,
     ) -> "SaliencyCounts":
-        """Counts of probabilities (b, h, w, 1) above the thresholds.
+        """Counts of probabilities above the thresholds.
 
-        `released=True` applies a sigmoid to the probabilities first, as the reference code does.
+        `reference=True` applies a sigmoid to the probabilities first, as the reference code does.
         """
-        probability = jax.nn.sigmoid(prediction) if released else prediction
+        probability = jax.nn.sigmoid(prediction) if reference else prediction
         salient = label > 0.5
         above = [probability > threshold for threshold in _THRESHOLDS]
         return cls(
@@ -253,21 +268,25 @@ class SaliencyCounts(MetricSums):
 class EdgeLoss(MetricSums):
     """Sum of the balanced cross-entropy of edge probabilities."""
 
-    count: Array
-    value: Array
+    count: Count
+    value: Sum
 
     @classmethod
     def of(
-        cls, prediction: Array, label: Array, valid: Array, released: bool = False
+        cls,
+        prediction: Float[Array, "b h w 1"],
+        label: Num[Array, "b h w 1"],
+        valid: Valid,
+        reference: bool = False,
     ) -> "EdgeLoss":
-        """Sums over probabilities (b, h, w, 1).
+        """Sum over probabilities where valid.
 
-        `released=True` takes the probabilities for logits, as the reference code does.
+        `reference=True` takes the probabilities for logits, as the reference code does.
         """
         probability = upcast(prediction)
-        # Probabilities that were rounded to 0 or 1 keep a finite loss, that of a logit of 16.6.
+        # Probabilities that were rounded to 0 or 1 keep the finite loss of a logit of 16.6.
         logit = jax.scipy.special.logit(jnp.clip(probability, 2**-24, 1 - 2**-24))
-        logit = probability if released else logit
+        logit = probability if reference else logit
         mean, count = balanced_bce(logit, label, valid), _count(valid, valid)
         return cls(count=count, value=mean * count)
 
@@ -292,7 +311,7 @@ def directions(tasks: Sequence[Task]) -> dict[str, bool]:
 def delta_m(
     values: Mapping[str, float],
     reference: Mapping[str, float],
-    tasks: Sequence["Task"],
+    tasks: Sequence[Task],
     definition: Literal["primary", "task_means", "all_metrics"] = "primary",
 ) -> float:
     """Mean relative gain over a single-task run in percent; papers mix three definitions.

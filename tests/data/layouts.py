@@ -5,7 +5,7 @@ import pathlib
 import h5py
 import numpy as np
 
-from emanet_jax.data import nyuv2_tables
+from emanet_jax.data import nyuv2
 from emanet_jax.synthetic import render_room
 
 
@@ -37,7 +37,7 @@ def write_mtan(
 
 def raw_labels(ids: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndarray:
     """Labels 0..894 that stand for these ids, 255 = none; any of a class's, block by block."""
-    table = nyuv2_tables.class_ids(classes)
+    table = nyuv2.class_ids(classes)
     chosen = {k: rng.permutation(np.flatnonzero(table == k)) for k in np.unique(ids)}
     raw = np.zeros(ids.shape, np.uint16)
     for k, numbers in chosen.items():

@@ -1,4 +1,4 @@
-"""The data check: a good data set passes, and every fault is found and named by its own line."""
+"""The data check: a good data set passes, and every problem is named by its own line."""
 
 import os
 import subprocess
@@ -30,9 +30,9 @@ def rooms():
     }
 
 
-def found_in(examples, tasks=TASKS, expected=COUNTS):
+def problems_of(examples, tasks=TASKS, expected=COUNTS):
     splits = {split: check.inspect(split, source, tasks) for split, source in examples.items()}
-    return check.faults(splits, expected)
+    return check.problems(splits, expected)
 
 
 def planted(rooms, change):
@@ -44,14 +44,14 @@ def planted(rooms, change):
 
 
 def test_nothing_is_wrong_with_good_rooms(rooms):
-    assert found_in(rooms) == []
+    assert problems_of(rooms) == []
 
 
 def shuffled(field):
     return lambda i, room: {field: render_room(0, 90 + i, SIZE)[field]}
 
 
-FAULTS = {
+PROBLEMS = {
     "millimetres": (
         lambda _, room: {"depth": 1000 * room["depth"]},
         "depth: its median is ",
@@ -126,9 +126,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("change, start, end", FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_named_by_its_own_line_and_no_other_field_is_blamed(rooms, change, start, end):
-    lines = found_in(planted(rooms, change))
+@pytest.mark.parametrize("change, start, end", PROBLEMS.values(), ids=PROBLEMS)
+def test_a_problem_is_named_by_its_own_line_and_no_other_field_is_blamed(rooms, change, start, end):
+    lines = problems_of(planted(rooms, change))
     field = start.partition(":")[0]
     assert lines
     assert all(line.split("/")[1].startswith(f"{field}: ") for line in lines), lines
@@ -137,26 +137,26 @@ def test_a_fault_is_named_by_its_own_line_and_no_other_field_is_blamed(rooms, ch
 
 
 def test_labels_of_other_images_are_found(rooms):
-    lines = found_in(planted(rooms, shuffled("semseg")))
+    lines = problems_of(planted(rooms, shuffled("semseg")))
     assert any(line.startswith("train/semseg: ") for line in lines), lines
     assert not any("depth" in line for line in lines)
 
 
 def test_swapped_splits_and_missing_images(rooms):
     swapped = {"train": rooms["val"], "val": rooms["train"]}
-    assert found_in(swapped) == [
+    assert problems_of(swapped) == [
         "the splits are exchanged: train 4 and val 10 instead of train 10 and val 4"
     ]
-    assert found_in({**rooms, "train": rooms["train"][:9]}) == [
+    assert problems_of({**rooms, "train": rooms["train"][:9]}) == [
         "train: there are 9 images where 10 are expected"
     ]
 
 
 def test_normals_without_depth_are_judged_by_the_floor_and_the_camera(rooms):
     tasks = tuple(task for task in TASKS if task.name != "depth")
-    assert found_in(rooms, tasks) == []
+    assert problems_of(rooms, tasks) == []
     signs = np.array([1, -1, -1], np.float32)
-    lines = found_in(planted(rooms, lambda _, room: {"normals": signs * room["normals"]}), tasks)
+    lines = problems_of(planted(rooms, lambda _, room: {"normals": signs * room["normals"]}), tasks)
     assert any("looks away from the camera" in line for line in lines)
     assert any("the floor's mean is" in line for line in lines)
 
@@ -164,19 +164,19 @@ def test_normals_without_depth_are_judged_by_the_floor_and_the_camera(rooms):
 def test_disparity_is_no_distance_and_other_tasks_have_two_values(rooms):
     tasks = tasks_for("cityscapes")
     examples = planted(rooms, lambda _, room: {"depth": (room["depth"] > 0) / (1 + room["depth"])})
-    assert found_in(examples, tasks) == []
+    assert problems_of(examples, tasks) == []
     edges = tuple(task for task in tasks_for("pascal_context") if task.name == "edge")
-    lines = found_in(planted(rooms, lambda _, room: {"edge": room["semseg"]}), edges)
+    lines = problems_of(planted(rooms, lambda _, room: {"edge": room["semseg"]}), edges)
     assert any("there are 2 classes: 0 to 1" in line for line in lines)
 
 
-def test_images_of_any_size_fit_on_one_sheet():
+def test_images_of_any_size_fit_into_one_figure():
     sizes = ((64, 96), (96, 64), (80, 80), (64, 64))
     examples = [render_room(0, i, size) for i, size in enumerate(sizes)]
-    assert check.sheet(examples, TASKS, 3).shape[1] > 4 * 96
-    found = check.inspect("train", examples, TASKS)
-    assert found.faults() == []
-    assert "and 3 others" in check.report("train", found)
+    assert check.figure(examples, TASKS, 3).shape[1] > 4 * 96
+    sums = check.inspect("train", examples, TASKS)
+    assert sums.problems() == []
+    assert "and 3 others" in check.report("train", sums)
 
 
 def test_expected_counts():
@@ -190,7 +190,7 @@ def test_expected_counts():
             check.expected_counts(nyuv2, [wrong])
 
 
-def test_a_sheet_has_at_least_one_row(tmp_path):
+def test_a_figure_has_at_least_one_row(tmp_path):
     config = default_config()
     config.data.update(data_config(tmp_path, layout=""))
     with pytest.raises(UserError, match="--images=0"):
@@ -220,7 +220,7 @@ def arguments(folder, place):
         f"--config.data.manual_dir={folder}",
         f"--config.data.image_size={SIZE}",
         f"--config.data.data_dir={place / 'records'}",
-        f"--output={place / 'sheets'}",
+        f"--output={place / 'figures'}",
     ]
 
 
@@ -239,8 +239,8 @@ def test_the_command_passes_a_good_folder(folder, tmp_path):
     ):
         assert word in done.stdout
     for split in COUNTS:
-        with Image.open(tmp_path / "sheets" / f"{split}.png") as sheet:
-            assert sheet.width > 4 * 200  # image, semseg, depth, normals
+        with Image.open(tmp_path / "figures" / f"{split}.png") as picture:
+            assert picture.width > 4 * 200  # image, semseg, depth, normals
 
 
 def test_the_command_names_what_is_wrong_and_exits_with_1(folder, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from emanet_jax.data import cityscapes, cityscapes_official, pipeline
+from emanet_jax.data import cityscapes, pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from tests.data.layouts_cityscapes import (
@@ -79,7 +79,7 @@ def test_official_files_at_a_smaller_size(pristine, tmp_path):
 def test_every_label_id_has_the_class_of_the_table():
     ignored = set(range(34)) - set(LABEL_IDS)
     for classes, expected in ((19, range(19)), (7, CATEGORIES)):
-        table = cityscapes_official.train_ids(classes)
+        table = cityscapes.train_ids(classes)
         assert [int(table[k]) for k in LABEL_IDS] == list(expected)
         assert {int(table[k]) for k in ignored} == {255}
 
@@ -134,9 +134,9 @@ def test_labels_ignored_as_255_are_read_too(roots, tmp_path):
 def test_other_counts_are_a_warning(pristine, layout, tmp_path, caplog):
     root = pristine / layout
     with caplog.at_level("WARNING", logger="absl"):
-        cityscapes.builder(config_of(root, tmp_path))
+        pipeline.prepare(config_of(root, tmp_path))
     count = {"official": 4, "mtan": 12}[layout]
-    assert f"{root}/train has {count} images; Cityscapes has 2975." in caplog.text
+    assert f"{root}: split 'train' of cityscapes has {count} images; " in caplog.text
 
 
 def test_other_settings_or_files_are_other_data_sets(roots, layout, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from emanet_jax.data import nyuv2, nyuv2_mtan, pipeline
+from emanet_jax.data import nyuv2, pipeline
 from emanet_jax.errors import UserError
 from tests.data.layouts import write_mtan
 from tests.data.settings import SIZE, data_config
@@ -41,7 +41,7 @@ def test_examples_are_the_files_in_natural_order(tmp_path, dtype, label_dtype):
             f"{split}/{i}" for i in range(count)
         ]
         for i in (0, count - 1):
-            raw = {f: np.load(root / split / f / f"{i}.npy") for f in nyuv2_mtan.FIELDS}
+            raw = {f: np.load(root / split / f / f"{i}.npy") for f in nyuv2.MTAN_FIELDS}
             example = source[i]
             assert example["image"].dtype == np.float32
             assert np.array_equal(example["image"], raw["image"].astype(np.float32))
@@ -77,8 +77,8 @@ def test_another_image_size(tmp_path):
 
 def test_other_counts_than_nyus_are_a_warning(root, tmp_path, caplog):
     with caplog.at_level("WARNING", logger="absl"):
-        nyuv2.builder(config_of(root, tmp_path))
-    assert f"{root}/train has 12 images; NYUv2 has 795." in caplog.text
+        pipeline.prepare(config_of(root, tmp_path))
+    assert f"{root}: split 'train' of nyuv2 has 12 images; officially there are 795" in caplog.text
 
 
 def _name(root, tmp_path) -> str:
@@ -95,7 +95,7 @@ def test_changed_or_other_folders_are_other_data_sets(root, pristine, tmp_path):
     names.append(_name(root, tmp_path))
     os.utime(path, ns=(0, 0))
     names.append(_name(root, tmp_path))
-    for field in nyuv2_mtan.FIELDS:
+    for field in nyuv2.MTAN_FIELDS:
         (root / "val" / field / "1.npy").unlink()
     names.append(_name(root, tmp_path))
     assert len(set(names)) == len(names)

@@ -10,7 +10,7 @@ import pytest
 from scipy.io import savemat
 
 from benchmarks.normals import angles
-from emanet_jax.data import nyuv2, nyuv2_labeled, nyuv2_tables, pipeline, resize
+from emanet_jax.data import geometry, nyuv2, pipeline
 from emanet_jax.data.normals import normals_from_depth
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
@@ -23,13 +23,13 @@ FRAMES = {"train": [3, 4, 5, 6, 7, 8, 10, 11, 12], "val": [1, 2, 9]}
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pristine") / nyuv2_labeled.FILE
+    path = tmp_path_factory.mktemp("pristine") / nyuv2.LABELED_FILE
     return path, write_labeled(path, 12, SIZE)
 
 
 @pytest.fixture
 def path(pristine, tmp_path):
-    return shutil.copy(pristine[0], tmp_path / nyuv2_labeled.FILE)
+    return shutil.copy(pristine[0], tmp_path / nyuv2.LABELED_FILE)
 
 
 def config_of(place, tmp_path, **changes):
@@ -57,7 +57,7 @@ def test_examples_are_the_files_frames_in_order(pristine, tmp_path):
 
 
 def test_normals_are_those_of_the_rooms(tmp_path):
-    path = tmp_path / nyuv2_labeled.FILE
+    path = tmp_path / nyuv2.LABELED_FILE
     written = write_labeled(path, 3, (96, 128))
     builder = pipeline.prepare(config_of(path, tmp_path, image_size=(96, 128)))
     example = pipeline.load(builder, "train")[0]
@@ -68,11 +68,11 @@ def test_normals_are_those_of_the_rooms(tmp_path):
 
 @pytest.mark.parametrize("image_size", [(32, 64), (64, 96), (96, 160)])
 def test_other_sizes(tmp_path, image_size):
-    path = tmp_path / nyuv2_labeled.FILE
+    path = tmp_path / nyuv2.LABELED_FILE
     written = write_labeled(path, 3, (64, 96))
     builder = pipeline.prepare(config_of(path, tmp_path, image_size=image_size))
     example, raw = pipeline.load(builder, "val")[1], {k: v[1] for k, v in written.items()}
-    assert np.array_equal(example["image"], resize.smooth(raw["images"], image_size))
+    assert np.array_equal(example["image"], geometry.resize_image(raw["images"], image_size))
     h, w = image_size
     rows = np.floor((np.arange(h) + 0.5) * 64 / h).astype(int)
     columns = np.floor((np.arange(w) + 0.5) * 96 / w).astype(int)
@@ -84,7 +84,7 @@ def test_other_sizes(tmp_path, image_size):
 
 
 def test_forty_classes(tmp_path):
-    path = tmp_path / nyuv2_labeled.FILE
+    path = tmp_path / nyuv2.LABELED_FILE
     written = write_labeled(path, 3, SIZE, classes=40)
     builder = pipeline.prepare(config_of(path, tmp_path, classes=40))
     example = pipeline.load(builder, "train")[0]
@@ -92,24 +92,21 @@ def test_forty_classes(tmp_path):
     assert (example["semseg"][example["semseg"] != 255] > 12).any()
     assert tasks_for("nyuv2", classes=40)[0].channels == 40
     thirteen = pipeline.prepare(config_of(path, tmp_path, classes=13))
-    expected = nyuv2_tables.class_ids(13)[written["labels"][2]]
+    expected = nyuv2.class_ids(13)[written["labels"][2]]
     assert np.array_equal(pipeline.load(thirteen, "train")[0]["semseg"][..., 0], expected)
 
 
 def test_the_whole_file_has_the_official_split(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(nyuv2_labeled, "check_layout", lambda *_: 1449)
-    layout = nyuv2_labeled.find(config_of(path, tmp_path))
-    assert {split: len(frames) for split, frames in layout.listing.items()} == {
-        "train": 795,
-        "val": 654,
-    }
+    monkeypatch.setattr(nyuv2, "check_labeled", lambda *_: 1449)
+    builder = nyuv2.builder(config_of(path, tmp_path))
+    assert builder.builder_config.counts == {"train": 795, "val": 654}
 
 
 def test_a_part_of_the_file_is_a_warning(path, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        nyuv2.builder(config_of(path, tmp_path))
-    assert "train has 9 images; NYUv2 has 795." in caplog.text
-    assert "val has 3 images; NYUv2 has 654." in caplog.text
+        pipeline.prepare(config_of(path, tmp_path))
+    assert "'train' of nyuv2 has 9 images; officially there are 795." in caplog.text
+    assert "'val' of nyuv2 has 3 images; officially there are 654." in caplog.text
 
 
 def test_other_files_and_settings_are_other_data_sets(path, tmp_path):
@@ -177,8 +174,8 @@ def test_other_shapes_and_types(path, tmp_path, fault):
 
 
 def test_a_turned_copy(path, tmp_path):
-    for field in nyuv2_labeled.FIELDS:
-        dtype = nyuv2_labeled.FIELDS[field][0]
+    for field in nyuv2.LABELED_FIELDS:
+        dtype = nyuv2.LABELED_FIELDS[field][0]
         _change(path, field, lambda x: x.swapaxes(-1, -2), dtype)
     _refused(path, tmp_path, r"'images' has the shape \(12, 3, 32, 64\) .* w at least h")
 
@@ -221,7 +218,7 @@ def test_damage_inside_the_file(path, tmp_path):
 
 
 def test_too_few_images(tmp_path):
-    path = tmp_path / nyuv2_labeled.FILE
+    path = tmp_path / nyuv2.LABELED_FILE
     write_labeled(path, 2, SIZE)
     _refused(path, tmp_path, "holds 2 images but needs at least 3")
 

@@ -209,8 +209,8 @@ def test_axes_of_normals_can_be_turned_round(pristine, sources, tmp_path):
 
 def test_other_counts_are_a_warning(pristine, tmp_path, caplog):
     with caplog.at_level("WARNING", logger="absl"):
-        pascal_context.builder(config_of(pristine, tmp_path))
-    assert f"{pristine}/train has 4 images; PASCAL-Context has 4998." in caplog.text
+        pipeline.prepare(config_of(pristine, tmp_path))
+    assert f"{pristine}: split 'train' of pascal_context has 4 images; " in caplog.text
 
 
 def test_other_files_are_another_data_set(root, tmp_path):

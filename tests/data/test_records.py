@@ -1,22 +1,24 @@
 """Built data sets: complete or absent, whole or refused, never another's."""
 
 import dataclasses
+import importlib
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
 from emanet_jax import tasks
-from emanet_jax.data import pipeline, records, registry, synthrooms
+from emanet_jax.data import pipeline, records, synthrooms
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.tasks import DATASETS
+from emanet_jax.tasks.registry import spec_of
 from tests.conftest import ROOT
 from tests.data.settings import SIZE, data_config
 
@@ -57,7 +59,7 @@ def test_a_built_data_set_is_used_again(built):
 )
 def test_other_settings_are_another_data_set(tmp_path, change):
     builders = [
-        registry.spec_for(config).builder(config)
+        spec_of(config.dataset).make_builder(config)
         for config in (data_config(tmp_path), data_config(tmp_path, **change))
     ]
     assert builders[0].data_dir != builders[1].data_dir
@@ -89,10 +91,11 @@ def test_a_damaged_shard_is_noticed_at_start(built, how, split):
 
 
 @pytest.mark.parametrize("how", ["deleted", "emptied", "truncated"])
-def test_a_damaged_description_is_noticed_at_start(built, how):
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_damaged_description_is_noticed_at_start(built, how, name):
     config, builder = built
-    damage(pathlib.Path(builder.data_dir, "dataset_info.json"), how)
-    with pytest.raises(UserError, match=r"dataset_info.json .*delete .*folder"):
+    damage(pathlib.Path(builder.data_dir, name), how)
+    with pytest.raises(UserError, match=rf"{name} .*delete .*folder"):
         pipeline.prepare(config)
 
 
@@ -161,49 +164,61 @@ def test_a_data_set_beyond_the_memory_is_sorted_piece_by_piece(built, tmp_path, 
     assert first == second
 
 
-class Anything(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+ANY_TASKS = (
+    dataclasses.replace(tasks.depth(), name="flow", label_channels=2, label_dtype=np.float16),
+    dataclasses.replace(tasks.depth(), name="count", label_dtype=np.int32),
+)
+
+
+def any_example(i: int) -> dict:
     """Labels of tasks that no data set has, at sizes of their own."""
+    rng, size = np.random.default_rng(i), (5 + i, 9 - 2 * i)
+    return {
+        "image": rng.random((*size, 3), np.float32),
+        "flow": rng.random((*size, 2)).astype(np.float16),
+        "count": rng.integers(-5, 5, (*size, 1)).astype(np.int32),
+        "image_id": f"number {i}",
+    }
 
-    VERSION = tfds.core.Version("1.0.0")
-    name = "anything"
-    url_infos = None
-    tasks = (
-        dataclasses.replace(tasks.depth(), name="flow", label_channels=2, label_dtype=np.float16),
-        dataclasses.replace(tasks.depth(), name="count", label_dtype=np.int32),
+
+def any_builder(data_dir, tasks=ANY_TASKS) -> records.RecordsBuilder:
+    config = records.RecordsConfig(
+        dataset="anything",
+        version="1.0.0",
+        name="three",
+        counts={"train": 3},
+        examples=lambda split: map(any_example, range(3)),
+        image_size=None,
+        image_dtype="float32",
+        tasks=tasks,
     )
-
-    def _info(self):
-        return records.info(self, None, "float32", self.tasks, {"train": 3})
-
-    def _split_generators(self, _):
-        return {"train": records.keyed(map(self.example, range(3)), 3)}
-
-    def _generate_examples(self):
-        raise AssertionError("the splits bring their own examples")
-
-    @staticmethod
-    def example(i: int) -> dict:
-        rng, size = np.random.default_rng(i), (5 + i, 9 - 2 * i)
-        return {
-            "image": rng.random((*size, 3), np.float32),
-            "flow": rng.random((*size, 2)).astype(np.float16),
-            "count": rng.integers(-5, 5, (*size, 1)).astype(np.int32),
-            "image_id": f"number {i}",
-        }
+    return records.RecordsBuilder(config=config, data_dir=str(data_dir))
 
 
 def test_new_tasks_and_sizes_of_their_own_need_no_change(tmp_path):
-    def make():
-        return Anything(data_dir=tmp_path, file_format="array_record")
-
-    source = pipeline.load(records.build(make, tmp_path / "anything"), "train")
+    builder = records.build(lambda: any_builder(tmp_path), tmp_path / "anything")
+    source = pipeline.load(builder, "train")
     assert len(source) == 3
     for i in (2, 0, 1):
-        expected = Anything.example(i)
+        expected = any_example(i)
         assert set(source[i]) == set(expected)
         for name, value in expected.items():
             assert np.array_equal(source[i][name], value)
             assert getattr(source[i][name], "dtype", None) == getattr(value, "dtype", None)
+
+
+def test_a_task_without_labels_is_named(tmp_path):
+    more = (*ANY_TASKS, tasks.normals())
+    with pytest.raises(UserError, match=r"'anything' gives no label for normals"):
+        records.build(lambda: any_builder(tmp_path, more), tmp_path / "anything")
+    assert not shards(tmp_path)
+
+
+def test_records_made_before_a_task_was_added_are_not_taken_for_new_ones(tmp_path):
+    records.build(lambda: any_builder(tmp_path), tmp_path / "anything")
+    more = (*ANY_TASKS, tasks.normals())
+    with pytest.raises(UserError, match=r"was built without normals; delete the folder"):
+        records.build(lambda: any_builder(tmp_path, more), tmp_path / "anything")
 
 
 _SLOW_BUILD = """
@@ -279,14 +294,56 @@ def test_wrong_settings_are_named(tmp_path, change, words):
         pipeline.prepare(data_config(tmp_path, **change))
 
 
-def test_the_registry_knows_tasks_for_every_data_set_and_loads_no_tfds():
-    assert set(registry.DATASETS) <= set(DATASET_TASKS)
-    for name, spec in registry.DATASETS.items():
-        assert spec.name == name
-        assert spec.eval_split in spec.splits
+def test_the_registry_loads_no_tfds_and_its_builders_exist():
+    for name, spec in DATASETS.items():
+        module, _, function = spec.builder.partition(":")
+        assert spec.name == name and callable(getattr(importlib.import_module(module), function))
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from emanet_jax.data import specs; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from emanet_jax.tasks import registry; "
         "print({'tensorflow', 'tensorflow_datasets', 'grain'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout.strip() == "set()", run.stderr
+
+
+# --- reading ahead: the order of the list, few at a time, and an error in its place --------------
+
+KEYS = [str(i) for i in range(20)]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_examples_come_in_order_and_few_are_read_ahead(threads):
+    started, lock = [], threading.Lock()
+
+    def read(key):
+        with lock:
+            started.append(key)
+        return {"name": key}
+
+    for i, example in enumerate(records.read_ahead(read, KEYS, threads)):
+        assert example == {"name": str(i)}
+        assert len(started) <= i + 1 + threads
+    assert sorted(started, key=int) == KEYS
+
+
+def test_later_examples_are_read_while_an_earlier_one_takes_long():
+    others = threading.Semaphore(0)
+
+    def read(key):
+        if key == "0":
+            return {"others": [others.acquire(timeout=30) for _ in range(3)]}
+        others.release()
+        return {}
+
+    first = next(records.read_ahead(read, KEYS, 4))
+    assert first == {"others": [True] * 3}
+
+
+def test_a_fault_comes_after_the_examples_before_it():
+    def read(key):
+        return {"share": 1 / (7 - int(key))}
+
+    examples = records.read_ahead(read, KEYS, 4)
+    assert [next(examples)["share"] for _ in range(7)] == [1 / k for k in range(7, 0, -1)]
+    with pytest.raises(ZeroDivisionError):
+        next(examples)

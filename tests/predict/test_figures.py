@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from emanet_jax.predict import figures
-from emanet_jax.tasks import DATASET_TASKS, tasks_for
+from emanet_jax.tasks import DATASETS, tasks_for
 
 
-@pytest.mark.parametrize("dataset", DATASET_TASKS)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_every_task_has_one_kind_of_key(dataset):
     for task in tasks_for(dataset):
         kinds = [bool(task.class_names), task.limit is not None, task.label_channels == 3]
@@ -55,7 +55,7 @@ def test_a_figure_shows_every_map_and_its_key(dataset, size):
             assert _holds(page, *task.to_rgb(ends)[0]).all()
 
 
-@pytest.mark.parametrize("dataset", DATASET_TASKS)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_a_legend_has_the_classes_that_occur(dataset):
     (task,) = tasks_for(dataset, ["semseg"])
     maps = _maps([task], (560, 560))

@@ -19,7 +19,7 @@ def counts_of(prediction, label, tolerance=0.0075, ignored=()):
     valid = np.ones((*label.shape, 1), bool)
     for y, x in ignored:
         valid[y, x] = False
-    return BoundaryCounts.of(prediction[..., None], label[..., None], valid, tolerance)
+    return BoundaryCounts.of(prediction[..., None], np.uint8(label)[..., None], valid, tolerance)
 
 
 def column(x, strength=1.0, size=32, rows=slice(None)):

@@ -52,7 +52,7 @@ def golden_batches(name: str):
 @pytest.mark.parametrize("name", ["semseg", "depth", "normals"])
 def test_golden_metrics_and_losses(name):
     task = NYU[name]
-    metric = functools.partial(task.metric, released=True) if name == "depth" else task.metric
+    metric = functools.partial(task.metric, reference=True) if name == "depth" else task.metric
     sums, batch_losses = [], []
     for prediction, label in golden_batches(name):
         valid = task.valid(label)
@@ -78,22 +78,22 @@ PASCAL_GOLDEN = {  # task: golden entry, its metric, ours
 def test_golden_metrics_and_losses_of_pascal_context(name):
     task = PASCAL[name]
     golden, theirs, ours = PASCAL_GOLDEN[name]
-    # The released code squashes the probabilities of these two once more.
+    # The reference code squashes the probabilities of these two once more.
     twice = name in ("saliency", "edge")
-    sums, released, batch_losses = [], [], []
+    sums, squashed, batch_losses = [], [], []
     for prediction, label in golden_batches(golden):
         valid, activated = task.valid(label), task.activation(prediction)
         sums.append(task.metric(activated, label, valid))
         batch_losses.append(float(task.loss(prediction, label, valid)))
         if twice:
-            released.append(task.metric(activated, label, valid, released=True))
+            squashed.append(task.metric(activated, label, valid, reference=True))
     assert batch_losses == pytest.approx(EXPECTED[golden]["loss_per_batch"], rel=1e-6)
     value = metrics.total(sums).compute()[ours]
     right = EXPECTED[f"{golden}_on_probabilities" if twice else golden]["metrics"][theirs]
     assert value == pytest.approx(right, rel=1e-6)
     if twice:
         expected = EXPECTED[golden]["metrics"][theirs]
-        assert metrics.total(released).compute()[ours] == pytest.approx(expected, rel=1e-6)
+        assert metrics.total(squashed).compute()[ours] == pytest.approx(expected, rel=1e-6)
 
 
 def random_maps(task, rng, n=8):
@@ -112,16 +112,16 @@ def random_maps(task, rng, n=8):
 
 @EVERY_METRIC
 def test_batches_of_3_3_2_padded_equal_one_batch_of_8(task):
-    prediction, label = random_maps(task, np.random.default_rng(0))
+    prediction, label = map(jnp.asarray, random_maps(task, np.random.default_rng(0)))
     valid = task.valid(label)
-    whole = task.metric(task.activation(jnp.asarray(prediction)), jnp.asarray(label), valid)
+    whole = task.metric(task.activation(prediction), label, valid)
     parts = []
     for start in (0, 3, 6):
         rows = np.arange(start, start + 3)
         mask = (rows < 8)[:, None, None, None]
         rows = np.minimum(rows, 7)
-        activated = task.activation(jnp.asarray(prediction[rows]))
-        parts.append(task.metric(activated, jnp.asarray(label[rows]), valid[rows] & mask))
+        activated = task.activation(prediction[rows])
+        parts.append(task.metric(activated, label[rows], valid[rows] & mask))
     summed = functools.reduce(lambda a, b: a + b, parts)
     for sums in (summed, metrics.total(parts)):
         for ours, reference in zip(
@@ -132,9 +132,9 @@ def test_batches_of_3_3_2_padded_equal_one_batch_of_8(task):
 
 @EVERY_METRIC
 def test_nothing_valid_gives_nan_and_not_zero(task):
-    prediction, label = random_maps(task, np.random.default_rng(1))
-    nothing = np.zeros((*label.shape[:3], 1), bool)
-    sums = task.metric(task.activation(jnp.asarray(prediction)), jnp.asarray(label), nothing)
+    prediction, label = map(jnp.asarray, random_maps(task, np.random.default_rng(1)))
+    nothing = jnp.zeros((*label.shape[:3], 1), bool)
+    sums = task.metric(task.activation(prediction), label, nothing)
     assert all(np.isnan(v) for v in metrics.total([sums]).compute().values())
 
 
@@ -161,8 +161,8 @@ def test_depth_by_hand():
     # A negative prediction is within no ratio; 4.5 / 4 is below 1.25.
     assert values["delta1_percent"] == pytest.approx(100 / 3)
     assert values["delta3_percent"] == pytest.approx(100 / 3)
-    released = metrics.DepthErrors.of(prediction, label, label != 0, released=True).compute()
-    assert released["abs_m"] == pytest.approx((1 + 0.5 + 1) / 3)
+    reference = metrics.DepthErrors.of(prediction, label, label != 0, reference=True).compute()
+    assert reference["abs_m"] == pytest.approx((1 + 0.5 + 1) / 3)
 
 
 def test_angles_by_hand():

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import DATASET_TASKS, OTHER_CLASSES, losses, palettes, tasks_for
+from emanet_jax.tasks import DATASETS, losses, palettes, tasks_for
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import make_score
 from emanet_jax.types import MetricSums
 
 EVERY_TASK = [
-    pytest.param(task, id=f"{dataset}-{task.name}{task.channels}")
-    for registry in (DATASET_TASKS, OTHER_CLASSES)
-    for dataset, tasks in registry.items()
-    for task in tasks
+    pytest.param(task, id=f"{spec.name}-{task.name}{task.channels}")
+    for spec in DATASETS.values()
+    for task in (*spec.tasks, *spec.other_classes)
 ]
 PASCAL = {task.name: task for task in tasks_for("pascal_context")}
 
@@ -66,7 +65,7 @@ def test_the_number_of_classes_picks_the_table(dataset, classes, count, last):
     semseg, *rest = tasks_for(dataset, classes=classes)
     assert (semseg.name, semseg.channels) == ("semseg", count)
     assert len(semseg.class_names) == count and semseg.class_names[-1] == last
-    assert tuple(rest) == DATASET_TASKS[dataset][1:]
+    assert tuple(rest) == DATASETS[dataset].tasks[1:]
 
 
 def test_a_number_of_classes_that_does_not_exist_names_the_choices():
