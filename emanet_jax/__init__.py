@@ -1,1 +1,27 @@
-"""EMA-Net, Cross-Task Affinity Learning and their peers in JAX and Flax."""
+"""EMA-Net, Cross-Task Affinity Learning and their peers in JAX and Flax.
+
+The public names, each imported from its module when it is first used.
+"""
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "DatasetSpec": "emanet_jax.tasks.registry",
+    "Task": "emanet_jax.types",
+    "register_dataset": "emanet_jax.tasks.registry",
+    "register_task": "emanet_jax.tasks.registry",
+    "tasks_for": "emanet_jax.tasks.registry",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -6,7 +6,6 @@ A command's module defines its flags (`define_config` for --config) and ends in 
 import logging
 import os
 import re
-import runpy
 import sys
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from absl import logging as absl_logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from emanet_jax.config import LARGEST_SIDE, read_config
+from emanet_jax.config import LARGEST_SIDE, read_config, run_file
 from emanet_jax.errors import UserError
 
 flags.disclaim_key_flags()  # so that --help shows those that are made here as the command's own
@@ -44,7 +43,7 @@ class _ConfigFile(flags.ArgumentParser):
         if not os.path.isfile(path):
             raise UserError("there is no such file.")
         try:
-            content = runpy.run_path(path)
+            content = run_file(os.path.abspath(path))
             config = content["get_config"](*argument) if "get_config" in content else None
         except UserError:
             raise

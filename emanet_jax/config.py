@@ -7,6 +7,8 @@ config locked, so that a misspelt key is an error and not a silent default.
 import functools
 import json
 import math
+import os
+import runpy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +22,9 @@ def default_config() -> ml_collections.ConfigDict:
     """The defaults, unlocked: a config file changes what it differs in."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    # A Python file that registers data sets, tasks, backbones or networks of your own; every
+    # command that opens the run runs it first. Recipes that register set it to their own path.
+    config.extension = ""
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "ema_net"
@@ -232,6 +237,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         UserError: a key is missing or surplus, or a value is not of its type or out of its range.
     """
     _check_types(config, default_config(), "", "the config")
+    load_extension(config["extension"])
     for key, rule in RULES.items():
         _check(key, value_at(config, key), rule)
     for name, weight in config["task_weights"].items():
@@ -302,7 +308,38 @@ def read_config(path: epath.Path, where: str) -> ml_collections.ConfigDict:
         *outer, name = group.split(".")
         (config[outer[0]] if outer else config)[name] = ml_collections.ConfigDict()
     config.update(values)
+    load_extension(config.extension)
     return config.lock()
+
+
+def load_extension(path: str) -> None:
+    """Runs the Python file of config.extension; does nothing for "", or if it ran already.
+
+    Raises:
+        UserError: there is no such file, or it ends with an error.
+    """
+    if not path:
+        return
+    if not os.path.isfile(path):
+        raise UserError(f"config.extension is '{path}', but there is no such file.")
+    try:
+        run_file(os.path.abspath(path))
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's, and may raise anything
+        raise UserError(
+            f"config.extension, {path}, ends with an error ({type(error).__name__}: {error})."
+        ) from error
+
+
+@functools.cache
+def run_file(path: str) -> dict[str, Any]:
+    """The names that a Python file of the user's defines; it runs once in a process.
+
+    Args:
+        path: absolute.
+    """
+    return runpy.run_path(path)
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_input_pipeline_measures_every_form_of_records(capsys):
     flags = ["--layouts=synthrooms,cityscapes_mtan,pascal_context", "--threads=0,2", "--examples=3"]
     rows = input_pipeline.main([*flags, "--batch_size=2", "--seconds=0.01", "--step_ms=1"])
     assert [row.layout for row in rows] == [
-        layout for layout in flags[0][8:].split(",") for _ in "1234"
+        layout for layout in flags[0].partition("=")[2].split(",") for _ in "1234"
     ]
     assert [(row.cache, row.threads) for row in rows[:4]] == [
         (cache, threads) for cache in (False, True) for threads in (0, 2)

@@ -241,14 +241,16 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 def register_dataset(spec: DatasetSpec) -> None:
-    """Adds a data set, in place of the one that had its name if there was one.
+    """Adds a data set under a new name, for `tasks_for` and for config.data.dataset.
 
     Raises:
-        UserError: it has no tasks, or two of one name.
+        UserError: the name is taken, or there are no tasks, or two of one name.
     """
     names = [task.name for task in spec.tasks]
     if not names or len(set(names)) < len(names):
         raise UserError(f"data set '{spec.name}' has the tasks {names}; it needs some, each once.")
+    if spec.name in DATASETS:
+        raise UserError(f"a data set '{spec.name}' is registered already; choose another name.")
     DATASETS[spec.name] = spec
 
 
@@ -264,7 +266,7 @@ def register_task(task: Task, dataset: str) -> None:
     spec = spec_of(dataset)
     others = tuple(task if other.name == task.name else other for other in spec.tasks)
     tasks = others if task in others else (*others, task)
-    register_dataset(dataclasses.replace(spec, tasks=tasks))
+    DATASETS[dataset] = dataclasses.replace(spec, tasks=tasks)
 
 
 def spec_of(dataset: str) -> DatasetSpec:
