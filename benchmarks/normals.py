@@ -47,8 +47,8 @@ def kinect(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
     "Intrinsic Scene Properties from a Single RGB-D Image", 2013, with the larger disparity noise of
     Khoshelham and Elberink, 2012).
     """
-    places = np.indices(depth.shape) + rng.normal(0, 1 / 2, (2, *depth.shape))
-    seen = ndimage.map_coordinates(depth.astype(np.float64), places, order=1, mode="nearest")
+    positions = np.indices(depth.shape) + rng.normal(0, 1 / 2, (2, *depth.shape))
+    seen = ndimage.map_coordinates(depth.astype(np.float64), positions, order=1, mode="nearest")
     steps = np.rint(1 / (seen * DISPARITY_STEP) + rng.normal(0, 1 / 2, depth.shape))
     return 1 / (np.maximum(steps, 1) * DISPARITY_STEP)
 
@@ -93,9 +93,9 @@ def run(image_size: tuple[int, int], count: int, radii: Sequence[int]) -> None:
                 normals = normals_from_depth(depth, known, radius=radius)
                 seconds.append(time.process_time() - start)
                 valid = normals.any(-1)
-                found = angles(normals, room.normals)
-                errors.append(found[valid])
-                flat.append(found[valid & far[index]])
+                degrees = angles(normals, room.normals)
+                errors.append(degrees[valid])
+                flat.append(degrees[valid & far[index]])
                 measured += np.count_nonzero(known)
             where = f"radius {radius or 'usual'}, {name}"
             for pixels, values in (("all", errors), ("inner", flat)):

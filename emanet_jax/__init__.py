@@ -9,7 +9,9 @@ from typing import Any
 _MODULES = {
     "DatasetSpec": "emanet_jax.tasks.registry",
     "Task": "emanet_jax.types",
+    "register_backbone": "emanet_jax.models.registry",
     "register_dataset": "emanet_jax.tasks.registry",
+    "register_network": "emanet_jax.models.registry",
     "register_task": "emanet_jax.tasks.registry",
     "tasks_for": "emanet_jax.tasks.registry",
 }

@@ -163,7 +163,7 @@ class Task:
 
 
 class Predictions(NamedTuple):
-    """What every network returns, in float32 or better and before any activation.
+    """The output of every network, in float32 or better and before any activation.
 
     Attributes:
         final: {task: (b, H, W, channels)} at image size.

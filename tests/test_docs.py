@@ -1,9 +1,10 @@
 """What the documents say is run: every command, every piece of Python, every worked example."""
 
+import json
+import os
 import pathlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -68,32 +69,14 @@ def commands(block: Block) -> list[list[str]]:
 # --- the worked examples of extending.md ---------------------------------------------------------
 
 
-def apply_diff(root: pathlib.Path, text: str) -> None:
-    """Puts a diff of a page into a copy of the project; its `@@` need no line numbers."""
-    path = root / re.search(r"^\+\+\+ b/(.*)$", text, re.MULTILINE)[1]
-    content = path.read_text()
-    for hunk in re.split(r"^@@.*\n", text, flags=re.MULTILINE)[1:]:
-        lines = hunk.splitlines()
-        old, new = (
-            "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "", sign))
-            for sign in ("-", "+")
-        )
-        assert content.count(old) == 1, f"{path} does not have, once:\n{old}"
-        content = content.replace(old, new)
-    path.write_text(content)
-
-
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory):
-    """A copy of the project with everything that extending.md adds."""
-    root = tmp_path_factory.mktemp("extended")
-    for folder in ("emanet_jax", "configs"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+def outside(tmp_path_factory):
+    """A folder outside of the project with the files of extending.md, and the recipes."""
+    root = tmp_path_factory.mktemp("outside")
     for block in of_page("extending.md"):
-        if block.language == "diff":
-            apply_diff(root, block.text)
-        elif block.argument:
+        if block.argument:
             (root / block.argument).write_text(block.text)
+    (root / "configs").symlink_to(ROOT / "configs")
     return root
 
 
@@ -114,45 +97,56 @@ def workshop(root: pathlib.Path) -> None:
 
 
 def python(root: pathlib.Path, *args: str) -> str:
-    done = subprocess.run([sys.executable, *args], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_worked_data_set_and_network_train(extended, tmp_path):
+TINY = "model=hps,backbone=segnet_tiny"
+
+
+@pytest.mark.parametrize(
+    "recipe, metrics",
+    [
+        (f"workshop.py:{TINY}", ("semseg/miou_percent", "depth/rmse_m")),
+        (f"thermal.py:{TINY}", ("depth/rmse_m", "temperature/rmse_c")),
+        ("light.py:backbone=resnet_tiny", ("semseg/miou_percent", "normals/mean_deg")),
+    ],
+    ids=["data set", "task", "network"],
+)
+def test_a_file_outside_of_the_package_is_all_it_takes(outside, tmp_path, recipe, metrics):
+    """Two steps of training, and the run opened again without naming the file."""
     workshop(tmp_path / "workshop")
+    workdir = f"--workdir={tmp_path / 'run'}"
     printed = python(
-        *(extended, "-m", "emanet_jax.main"),
-        "--config=configs/workshop.py:model=light,backbone=resnet_tiny",
+        *(outside, "-m", "emanet_jax.main", f"--config={recipe}", workdir),
         f"--config.data.manual_dir={tmp_path / 'workshop'}",
         f"--config.data.data_dir={tmp_path / 'records'}",
-        f"--workdir={tmp_path / 'run'}",
-        "--config.model.overrides={'features': 8}",
+        "--config.data.image_size=(32, 64)",
+        *("--config.data.train_examples=8", "--config.data.val_examples=4"),
         *("--config.batch_size=4", "--config.eval_batch_size=4", "--config.epochs=1.0"),
     )
-    assert "semseg/miou_percent" in printed and "depth/rmse_m" in printed
     assert (tmp_path / "run" / "figure.png").exists()
-
-
-def test_the_worked_task_is_a_whole_task(extended):
-    printed = python(
-        extended,
-        "-c",
-        "import numpy as np; from emanet_jax.tasks import temperature; task = temperature();"
-        "label = np.array([[[20.0], [-300.0]]]); print(task.valid(label).ravel(),"
-        "task.metric_names()[0], task.colours(label).shape, float(task.loss(label + 2, label,"
-        "task.valid(label))))",
+    again = python(tmp_path, "-m", "emanet_jax.main", "--mode=eval", workdir)
+    for metric in metrics:
+        assert metric in printed and metric in again
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["extension"] == str(
+        outside / recipe.partition(":")[0]
     )
-    assert printed.split() == ["[", "True", "False]", "rmse_c", "(1,", "2,", "3)", "2.0"]
 
 
-@pytest.mark.parametrize("block", [b for b in blocks() if b.language == "diff"], ids=name)
-def test_diffs_fit_the_code(block, tmp_path):
-    path = re.search(r"^\+\+\+ b/(.*)$", block.text, re.MULTILINE)[1]
-    (tmp_path / path).parent.mkdir(parents=True)
-    shutil.copy(ROOT / path, tmp_path / path)
-    apply_diff(tmp_path, block.text)
-    compile((tmp_path / path).read_text(), path, "exec")
+def test_the_changed_task_takes_the_place_of_the_usual_one(outside):
+    code = (
+        "import runpy, emanet_jax; runpy.run_path('berhu.py');"
+        "print([(task.name, task.loss.__name__) for task in emanet_jax.tasks_for('nyuv2')])"
+    )
+    assert "('depth', 'berhu'), ('normals', 'cosine')" in python(outside, "-c", code)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -185,7 +179,7 @@ def test_every_way_to_need_something_is_known():
 
 
 @pytest.mark.parametrize("block", BASH, ids=name)
-def test_documented_flags_exist(block, extended):
+def test_documented_flags_exist(block, outside):
     """Every flag of every command, also of those that are not run here."""
     for words in commands(block):
         words = words[1:] if words[0] == LOCAL else words
@@ -196,7 +190,7 @@ def test_documented_flags_exist(block, extended):
                 "sys.argv = sys.argv[1:]\n"
                 "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
             )
-            python(extended, "-c", code, *words[2:])
+            python(outside, "-c", code, *words[2:])
 
 
 def test_what_needs_nothing_runs(tmp_path):

@@ -416,12 +416,12 @@ def inspect(split: str, source: Examples, tasks: Sequence[Task]) -> Split:
     """
     sums = Split(tasks)
     compared = set(evenly(len(source), _COMPARED))
-    start = said = time.monotonic()
+    start = logged = time.monotonic()
     for index in range(len(source)):
         sums.update(source[index], index in compared)
         now = time.monotonic()
-        if now - said > _PROGRESS:
-            said, left = now, (now - start) / (index + 1) * (len(source) - index - 1)
+        if now - logged > _PROGRESS:
+            logged, left = now, (now - start) / (index + 1) * (len(source) - index - 1)
             _LOG.info("%s: %d of %d images, %.0f s left", split, index + 1, len(source), left)
     return sums
 
@@ -510,7 +510,7 @@ def expected_counts(data: ConfigDict, given: Sequence[str]) -> dict[str, int]:
     Raises:
         UserError: something else is given.
     """
-    # Of procedural data sets the config says how many images there are; of others it says 0.
+    # The config has the numbers of images of procedural data sets; of others it has 0.
     asked = {"train": data.train_examples, "val": data.val_examples}
     counts = {**spec_of(data.dataset).splits, **{k: n for k, n in asked.items() if n}}
     for part in given:

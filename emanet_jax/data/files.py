@@ -46,7 +46,7 @@ def manual_dir(value: str, holds: str) -> Path:
     if not value:
         raise UserError(f"config.data.manual_dir is empty; give the folder that holds {holds}.")
     root = Path(value).expanduser().resolve()
-    if not os.path.isdir(root):  # False for whatever the system says against the name
+    if not os.path.isdir(root):  # False for any name that the system refuses
         raise UserError(f"config.data.manual_dir: there is no folder {root}.")
     return root
 
@@ -139,7 +139,7 @@ def load_npy(path: Path, shape: tuple[int, ...], *, integers: bool = False) -> n
     if array.dtype.kind not in ("fiu" if integers else "f") or array.dtype == np.float16:
         wanted = "float32 or float64" + (" or an integer type" if integers else "")
         raise UserError(f"{path} is of type {array.dtype} but must be {wanted}.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+    with np.errstate(over="ignore"):  # values beyond float32 are refused below
         array = array.astype(np.float32)
     check(path, "values", array, np.isfinite(array), "finite")
     return array

@@ -119,10 +119,10 @@ def _steps(
     a, b, c = plane
     allowed = _JUMP * inverse + 2 * DISPARITY_STEP
     broken = np.abs(inverse - a * x - b * y - c) > allowed
-    for axis, slope, ray in ((1, a, x), (0, b, y)):
+    for axis, gradient, ray in ((1, a, x), (0, b, y)):
         first, second = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
         rise, run = inverse[second] - inverse[first], ray[second] - ray[first]
         both = (inverse[first] > 0) & (inverse[second] > 0)
         for here in (first, second):
-            broken[here] |= both & (np.abs(rise - slope[here] * run) > allowed[here])
+            broken[here] |= both & (np.abs(rise - gradient[here] * run) > allowed[here])
     return broken

@@ -21,7 +21,7 @@ from emanet_jax.data.augmentation import Augmentation, augment
 from emanet_jax.data.geometry import Sample
 from emanet_jax.errors import UserError
 from emanet_jax.tasks.registry import DatasetSpec, spec_of
-from emanet_jax.types import Examples, Task
+from emanet_jax.types import Batch, Examples, Task
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -30,8 +30,6 @@ _LOG = logging.getLogger(__name__)
 
 # So many that no run sees the end; with an endless stream Grain cannot make batches of one.
 _EPOCHS = 2**32
-
-Batch = dict[str, Any]
 
 
 def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":

@@ -41,7 +41,7 @@ def _argmax(prediction: Array) -> Array:
 def semseg(classes: Palette, absent_class: Literal["skip", "zero"] = "skip") -> Task:
     """Semantic segmentation over `classes`, in the order of their ids; 255 = ignore.
 
-    `absent_class` says how a class that never occurs counts in the mean IoU.
+    `absent_class` decides how a class that never occurs counts in the mean IoU.
     """
     count = len(classes)
     return Task(
@@ -133,7 +133,7 @@ def human_parts(classes: Palette = PARTS7) -> Task:
 
 
 def saliency() -> Task:
-    """What draws the eye: 1 = salient, 0 = not; 255 = ignore. Read as a probability."""
+    """Objects that draw the eye: 1 = salient, 0 = not; 255 = ignore. Read as a probability."""
     return Task(
         name="saliency",
         channels=2,

@@ -31,11 +31,11 @@ def test_a_plane_has_its_normal_everywhere(normal, rows):
     known = np.zeros(SIZE, bool)
     known[rows] = True
     assert (depth[known] > 0).all()
-    found = normals_from_depth(np.where(known, depth, 0)[..., None])
-    assert found.dtype == np.float32
-    assert found.shape == (*SIZE, 3)
-    assert benchmark.angles(found[known], np.array(normal)).max() < 0.01
-    assert not found[~known].any()
+    normals = normals_from_depth(np.where(known, depth, 0)[..., None])
+    assert normals.dtype == np.float32
+    assert normals.shape == (*SIZE, 3)
+    assert benchmark.angles(normals[known], np.array(normal)).max() < 0.01
+    assert not normals[~known].any()
 
 
 def test_another_camera():
@@ -51,22 +51,22 @@ def test_a_corner_keeps_two_planes_apart():
     walls = (0.6, 0, -0.8), (-0.6, 0, -0.8)
     depths = [plane_depth(normal, 2.0) for normal in walls]
     left = depths[0] < depths[1]
-    found = normals_from_depth(np.minimum(*depths))
+    normals = normals_from_depth(np.minimum(*depths))
     exact = np.where(left[..., None], *walls)
-    errors = benchmark.angles(found, exact)
+    errors = benchmark.angles(normals, exact)
     assert np.median(errors) < 0.01
     assert (errors > 5).mean() < 0.05  # the crease itself
-    assert found.any(-1).all()  # is no step
+    assert normals.any(-1).all()  # is no step
 
 
 def test_both_sides_of_a_step_are_invalid_and_the_rest_is_not():
     depth = np.full(SIZE, 3.0)
     depth[:, 80:] = 2.0
-    found = normals_from_depth(depth)
+    normals = normals_from_depth(depth)
     expected = np.ones(SIZE, bool)
     expected[:, 79:81] = False
-    assert np.array_equal(found.any(-1), expected)
-    assert np.allclose(found[expected], (0, 0, -1), atol=1e-6)
+    assert np.array_equal(normals.any(-1), expected)
+    assert np.allclose(normals[expected], (0, 0, -1), atol=1e-6)
 
 
 def test_a_step_is_seen_in_the_filled_depth():
@@ -84,9 +84,9 @@ def test_what_was_not_measured_neither_has_nor_changes_normals():
     depth = plane_depth((0.6, 0, -0.8), 2.0)
     measured = np.random.default_rng(0).random(SIZE) > 0.3
     filled = np.where(measured, depth, depth * 1.02)
-    found = normals_from_depth(filled, measured)
-    assert not found[~measured].any()
-    errors = benchmark.angles(found[measured], np.array((0.6, 0, -0.8)))
+    normals = normals_from_depth(filled, measured)
+    assert not normals[~measured].any()
+    errors = benchmark.angles(normals[measured], np.array((0.6, 0, -0.8)))
     assert errors.max() < 0.01
     believed = normals_from_depth(filled)
     assert benchmark.angles(believed, np.array((0.6, 0, -0.8))).max() > 0.05
@@ -123,14 +123,14 @@ def _errors(rooms, noisy):
         depth, measured = room.depth, None
         if noisy:
             depth, measured = benchmark.kinect(np.random.default_rng(index), depth), room.measured
-        found = normals_from_depth(depth, measured)
-        valid = found.any(-1)
+        normals = normals_from_depth(depth, measured)
+        valid = normals.any(-1)
         inner = benchmark.inner(room, 6)
-        errors.append(benchmark.angles(found, room.normals)[valid & inner])
+        errors.append(benchmark.angles(normals, room.normals)[valid & inner])
         shares.append(valid[inner & room.measured].mean())
-        length = np.linalg.norm(found[valid].astype(np.float64), axis=-1)
+        length = np.linalg.norm(normals[valid].astype(np.float64), axis=-1)
         assert np.allclose(length, 1, atol=1e-6)
-        assert ((found * camera.rays((480, 640))).sum(-1)[valid] < 0).all()
+        assert ((normals * camera.rays((480, 640))).sum(-1)[valid] < 0).all()
     assert np.mean(shares) > 0.98
     return np.concatenate(errors)
 

@@ -1,4 +1,4 @@
-"""NYUv2 in MTAN's layout: read exactly; a fault is one sentence that names the file."""
+"""NYUv2 in MTAN's layout: read exactly; an error is one sentence that names the file."""
 
 import os
 import pathlib
@@ -109,7 +109,7 @@ def test_a_changed_folder_is_built_anew(root, tmp_path):
     assert np.array_equal(second, 2 * first)
 
 
-# Faults of one file: what is saved in its place, what the message says.
+# Errors of one file: the content saved in its place, and words of the message.
 LABEL, IMAGE = np.zeros(SIZE, np.float32), np.full((*SIZE, 3), 0.5, np.float32)
 
 
@@ -119,7 +119,7 @@ def _with(array, value):
     return changed
 
 
-FILE_FAULTS = {
+FILE_ERRORS = {
     "label of another shape": ("label", LABEL[..., None], r"shape \(32, 64, 1\) .* \(32, 64\)"),
     "image too small": ("image", IMAGE[:16], r"shape \(16, 64, 3\) .* \(32, 64, 3\)"),
     "channels first": ("normal", IMAGE.transpose(2, 0, 1), r"shape \(3, 32, 64\)"),
@@ -144,9 +144,9 @@ FILE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FILE_FAULTS)
-def test_faults_in_a_file(root, tmp_path, fault):
-    field, content, words = FILE_FAULTS[fault]
+@pytest.mark.parametrize("error", FILE_ERRORS)
+def test_errors_in_a_file(root, tmp_path, error):
+    field, content, words = FILE_ERRORS[error]
     path = root / "train" / field / "10.npy"
     np.save(path, content)
     _refused(root, tmp_path, str(path), words)
@@ -206,12 +206,12 @@ def _odd_name(root):
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [_remove_field, _remove_split, _empty_field, _remove_file, _remove_image, _odd_name],
-    ids=lambda fault: fault.__name__,
+    ids=lambda error: error.__name__,
 )
-def test_faults_in_the_folder(root, tmp_path, fault):
-    place, words = fault(root)
+def test_errors_in_the_folder(root, tmp_path, error):
+    place, words = error(root)
     _refused(root, tmp_path, place, words)
 
 
@@ -226,7 +226,7 @@ def test_faults_in_the_folder(root, tmp_path, fault):
         ({"classes": 40}, "classes is 40 but layout 'mtan' knows 13 classes"),
     ],
 )
-def test_faults_in_the_config(root, tmp_path, changes, words):
+def test_errors_in_the_config(root, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         pipeline.prepare(config_of(root, tmp_path, **changes))
 

@@ -1,4 +1,4 @@
-"""NYUv2's own file, laid out as MATLAB 7.3 writes it: read exactly; faults are one sentence."""
+"""NYUv2's own file, laid out as MATLAB 7.3 writes it: read exactly; errors are one sentence."""
 
 import logging
 import os
@@ -134,7 +134,7 @@ def _change(path, field, value, dtype=None):
             file[field] = value(values).astype(dtype)
 
 
-VALUE_FAULTS = {
+VALUE_ERRORS = {
     "label 895": ("labels", 895, r"'labels' of frame 12 must be at most 894, .* \(2, 3\) is 895"),
     "NaN depth": ("depths", np.nan, r"'depths' of frame 12 must be finite .* is nan"),
     "negative depth": ("depths", -1.0, r"finite and at least 0 \(metres\), .* is -1"),
@@ -142,14 +142,14 @@ VALUE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", VALUE_FAULTS)
-def test_impossible_values(path, tmp_path, fault):
-    field, value, words = VALUE_FAULTS[fault]
+@pytest.mark.parametrize("error", VALUE_ERRORS)
+def test_impossible_values(path, tmp_path, error):
+    field, value, words = VALUE_ERRORS[error]
     _change(path, field, value)
     _refused(path, tmp_path, words)
 
 
-LAYOUT_FAULTS = {
+LAYOUT_ERRORS = {
     "upright images": (
         "images",
         lambda x: x.swapaxes(2, 3),
@@ -166,9 +166,9 @@ LAYOUT_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", LAYOUT_FAULTS)
-def test_other_shapes_and_types(path, tmp_path, fault):
-    field, change, dtype, words = LAYOUT_FAULTS[fault]
+@pytest.mark.parametrize("error", LAYOUT_ERRORS)
+def test_other_shapes_and_types(path, tmp_path, error):
+    field, change, dtype, words = LAYOUT_ERRORS[error]
     _change(path, field, change, dtype)
     _refused(path, tmp_path, words)
 
@@ -234,7 +234,7 @@ def test_too_few_images(tmp_path):
         ({"negate_normals": "z"}, "negate_normals is 'z' but layout 'labeled'"),
     ],
 )
-def test_faults_in_the_config(path, tmp_path, changes, words):
+def test_errors_in_the_config(path, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         pipeline.prepare(config_of(path, tmp_path, **changes))
 

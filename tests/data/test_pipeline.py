@@ -252,7 +252,7 @@ def test_evaluation_refuses_an_image_that_it_would_have_to_cut(varied):
         list(batches)
 
 
-def test_faults_are_named(train):
+def test_errors_are_named(train):
     with pytest.raises(UserError, match=r"batch of 6 cannot be shared by 4"):
         stream(train, 6, process_count=4)
     with pytest.raises(UserError, match="nothing to train on"):

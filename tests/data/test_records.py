@@ -339,7 +339,7 @@ def test_later_examples_are_read_while_an_earlier_one_takes_long():
     assert first == {"others": [True] * 3}
 
 
-def test_a_fault_comes_after_the_examples_before_it():
+def test_an_error_comes_after_the_examples_before_it():
     def read(key):
         return {"share": 1 / (7 - int(key))}
 

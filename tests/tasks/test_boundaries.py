@@ -100,9 +100,9 @@ def test_nothing_labelled_or_predicted():
     assert counts_of(np.full((16, 16), 0.5), column(3, size=16)).predicted.sum() == 0
 
 
-def brute_force(truth, found, distance):
+def brute_force(truth, predicted, distance):
     """The most pairs that any one-to-one assignment of points has, by trying all of them."""
-    near = [[j for j, q in enumerate(found) if np.hypot(*(p - q)) <= distance] for p in truth]
+    near = [[j for j, q in enumerate(predicted) if np.hypot(*(p - q)) <= distance] for p in truth]
 
     @functools.cache
     def best(i, taken):
@@ -114,9 +114,9 @@ def brute_force(truth, found, distance):
     return best(0, 0)
 
 
-def matching_by_threshold(truth, found, levels, distance):
-    """Maximum cardinality anew for the found points of every level and above."""
-    apart = np.linalg.norm(truth[:, None] - found[None], axis=-1)
+def matching_by_threshold(truth, predicted, levels, distance):
+    """Maximum cardinality anew for the predicted points of every level and above."""
+    apart = np.linalg.norm(truth[:, None] - predicted[None], axis=-1)
     counts = []
     for level in range(1, len(boundaries.THRESHOLDS) + 1):
         graph = csr_array((apart <= distance) & (levels >= level)[None])
@@ -134,11 +134,13 @@ def test_matching_equals_brute_force_at_every_threshold(seed):
     size, distance = int(rng.integers(3, 8)), rng.uniform(1, 3)
     points = np.array(list(itertools.product(range(size), repeat=2)))
     truth = rng.permutation(points)[: rng.integers(1, 9)]
-    found = rng.permutation(points)[: rng.integers(1, 9)]
-    levels = rng.choice([1, 20, 40, 99], len(found))  # ties, and thresholds that nothing ends at
-    matched = reaching(boundaries.match_levels(truth, found, levels, distance))
+    predicted = rng.permutation(points)[: rng.integers(1, 9)]
+    levels = rng.choice(
+        [1, 20, 40, 99], len(predicted)
+    )  # ties, and thresholds that nothing ends at
+    matched = reaching(boundaries.match_levels(truth, predicted, levels, distance))
     for level in (1, 2, 20, 21, 40, 41, 99):
-        expected = brute_force(truth, found[levels >= level], distance)
+        expected = brute_force(truth, predicted[levels >= level], distance)
         assert matched[level - 1] == expected, level
 
 
@@ -146,10 +148,10 @@ def test_matching_equals_brute_force_at_every_threshold(seed):
 def test_one_matching_has_maximum_cardinality_at_all_99_thresholds(seed):
     rng = np.random.default_rng(seed)
     points = np.array(list(itertools.product(range(20), repeat=2)))
-    truth, found = rng.permutation(points)[:120], rng.permutation(points)[:200]
-    levels = rng.integers(1, 100, len(found))
-    matched = reaching(boundaries.match_levels(truth, found, levels, 1.5))
-    assert matched == matching_by_threshold(truth, found, levels, 1.5)
+    truth, predicted = rng.permutation(points)[:120], rng.permutation(points)[:200]
+    levels = rng.integers(1, 100, len(predicted))
+    matched = reaching(boundaries.match_levels(truth, predicted, levels, 1.5))
+    assert matched == matching_by_threshold(truth, predicted, levels, 1.5)
 
 
 @pytest.mark.parametrize("seed", range(5))

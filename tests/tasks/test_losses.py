@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -53,6 +54,19 @@ def test_one_rule_adds_final_and_mean_of_auxiliary():
     assert none.total == pytest.approx(
         float(sum(WEIGHTS[t.name] * both.final[t.name] for t in TASKS))
     )
+
+
+def test_shapes_and_types_are_checked_while_tests_run():
+    maps, valid = jnp.zeros((2, 3, 4, 1)), jnp.ones((2, 3, 4, 1), bool)
+    losses.l1(maps, maps, valid)
+    for wrong in (
+        (jnp.zeros((2, 3, 4, 2)), maps, valid),
+        (maps, maps[:, :2], valid),
+        (maps, maps, valid[..., 0]),
+        (maps, maps, maps),
+    ):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            losses.l1(*wrong)
 
 
 def test_values_by_hand():

@@ -1,6 +1,8 @@
 """The Task record: order, subsets, errors, flips and zooms, colours."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,23 @@ import ml_collections
 import numpy as np
 import pytest
 
+import emanet_jax
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import DATASETS, losses, palettes, tasks_for
+from emanet_jax.tasks import (
+    DATASETS,
+    DatasetSpec,
+    depth,
+    losses,
+    palettes,
+    registry,
+    saliency,
+    semseg,
+    tasks_for,
+)
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import make_score
 from emanet_jax.types import MetricSums
+from tests.conftest import ROOT
 
 EVERY_TASK = [
     pytest.param(task, id=f"{spec.name}-{task.name}{task.channels}")
@@ -84,6 +98,51 @@ def test_wrong_subsets_are_one_sentence_with_the_choices(names):
 def test_unknown_dataset_lists_the_known_ones():
     with pytest.raises(UserError, match=r"'mars'.*synthrooms, nyuv2"):
         tasks_for("mars")
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "DATASETS", dict(DATASETS))
+
+
+TOYS = {"duck": (255, 255, 0), "ball": (255, 0, 0)}
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_data_set_is_registered_from_outside(tmp_path):
+    spec = DatasetSpec("toys", (semseg(TOYS), depth()), builder=lambda data: data.seed)
+    emanet_jax.register_dataset(spec)
+    assert [task.name for task in tasks_for("toys")] == ["semseg", "depth"]
+    assert tasks_for("toys", ["semseg"])[0].class_names == ("duck", "ball")
+    assert registry.spec_of("toys").make_builder(ml_collections.ConfigDict({"seed": 3})) == 3
+    with pytest.raises(UserError, match="a data set 'toys' is registered already"):
+        emanet_jax.register_dataset(spec)
+    for wrong in ((), (depth(), depth())):
+        with pytest.raises(UserError, match="'others' has the tasks"):
+            emanet_jax.register_dataset(dataclasses.replace(spec, name="others", tasks=wrong))
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_task_takes_the_place_of_its_namesake_or_the_last_one():
+    mine = dataclasses.replace(depth(), loss=losses.cosine)
+    emanet_jax.register_task(mine, dataset="nyuv2")
+    emanet_jax.register_task(saliency(), dataset="nyuv2")
+    names = [task.name for task in tasks_for("nyuv2")]
+    assert names == ["semseg", "depth", "normals", "saliency"]
+    assert tasks_for("nyuv2", ["depth"]) == (mine,)
+    assert tasks_for("nyuv2", classes=40)[0].channels == 40
+    with pytest.raises(UserError, match="unknown data set 'mars'"):
+        emanet_jax.register_task(mine, dataset="mars")
+
+
+def test_the_public_names_exist_and_load_nothing_before_they_are_used():
+    assert all(getattr(emanet_jax, name) for name in emanet_jax.__all__)
+    assert set(emanet_jax.__all__) <= set(dir(emanet_jax))
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        emanet_jax.no_such_name  # noqa: B018
+    program = "import sys, emanet_jax; print({'jax', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
 @pytest.mark.parametrize("task", EVERY_TASK)

@@ -1,4 +1,4 @@
-"""Cityscapes in both layouts: a fault of the files is one sentence that names it."""
+"""Cityscapes in both layouts: an error of the files is one sentence that names it."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from PIL import Image
 
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
-from tests.data.faults import refused
 from tests.data.layouts_cityscapes import (
     FULL,
     config_of,
@@ -18,6 +17,7 @@ from tests.data.layouts_cityscapes import (
     write_mtan_streets,
     write_official,
 )
+from tests.data.refused import refused
 from tests.data.settings import SIZE
 
 
@@ -39,8 +39,8 @@ def roots(pristine, tmp_path):
     return shutil.copytree(pristine, tmp_path / "cityscapes")
 
 
-# What is wrong with one file: the field, what is written in its place, what the message says.
-OFFICIAL_FAULTS = {
+# Errors of one file: the field, the content written in its place, and words of the message.
+OFFICIAL_ERRORS = {
     "8-bit disparity": ("depth", np.zeros(FULL, np.uint8), r"format L .* 16 bits \(I;16\)"),
     "colour disparity": ("depth", np.zeros((*FULL, 3), np.uint8), "format RGB .* 16 bits"),
     "small disparity": ("depth", np.zeros((32, 64), np.uint16), "has 32x64 pixels .* 64x128"),
@@ -55,9 +55,9 @@ OFFICIAL_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", OFFICIAL_FAULTS)
-def test_faults_in_an_official_file(roots, tmp_path, fault):
-    field, content, words = OFFICIAL_FAULTS[fault]
+@pytest.mark.parametrize("error", OFFICIAL_ERRORS)
+def test_errors_in_an_official_file(roots, tmp_path, error):
+    field, content, words = OFFICIAL_ERRORS[error]
     path = official_paths(roots / "official", "train", official_name("train", 3))[field]
     Image.fromarray(content).save(path)
     refused(config_of(roots / "official", tmp_path), path, words)
@@ -96,7 +96,7 @@ def test_a_missing_official_folder(roots, tmp_path, folder, how):
 
 
 LABEL = np.zeros(SIZE, np.float32)
-MTAN_FAULTS = {
+MTAN_ERRORS = {
     "class 19": ("label_19", LABEL + 19, "classes must be whole, 0 to 18 .* is 19"),
     "class 0.5": ("label_19", LABEL + 0.5, "is 0.5"),
     "class -2": ("label_19", LABEL - 2, "is -2"),
@@ -109,9 +109,9 @@ MTAN_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", MTAN_FAULTS)
-def test_faults_in_an_mtan_file(roots, tmp_path, fault):
-    field, content, words = MTAN_FAULTS[fault]
+@pytest.mark.parametrize("error", MTAN_ERRORS)
+def test_errors_in_an_mtan_file(roots, tmp_path, error):
+    field, content, words = MTAN_ERRORS[error]
     path = roots / "mtan" / "train" / field / "10.npy"
     np.save(path, content)
     refused(config_of(roots / "mtan", tmp_path), path, words)
@@ -140,6 +140,6 @@ def test_a_missing_mtan_file(roots, tmp_path):
         ({"layout": "tar"}, "layout is 'tar' but cityscapes knows: mtan, official"),
     ],
 )
-def test_faults_in_the_config(pristine, layout, tmp_path, changes, words):
+def test_errors_in_the_config(pristine, layout, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         pipeline.prepare(config_of(pristine / layout, tmp_path, **changes))

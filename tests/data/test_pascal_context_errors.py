@@ -1,4 +1,4 @@
-"""PASCAL-Context's five tasks: a fault of the files is one sentence that names it."""
+"""PASCAL-Context's five tasks: an error of the files is one sentence that names it."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from scipy.io import savemat
 
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
-from tests.data.faults import refused
 from tests.data.layouts_pascal import bands_of, config_of, paths_of, person, scene, write_pascal
+from tests.data.refused import refused
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def root(pristine, tmp_path):
 
 SIZE = scene("train", 1)["label"].shape
 OTHER = (32, 32)
-PICTURE_FAULTS = {
+PICTURE_ERRORS = {
     "grey image": ("image", np.zeros(SIZE, np.uint8), r"format L .* \(RGB\)"),
     "class 21": ("semseg", np.full(SIZE, 21, np.uint8), r"0 to 20 or 255 .* \(0, 0\) is 21"),
     "colour classes": ("semseg", np.zeros((*SIZE, 3), np.uint8), "format RGB .* class ids"),
@@ -39,16 +39,16 @@ PICTURE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", PICTURE_FAULTS)
-def test_faults_in_a_picture(root, tmp_path, fault):
-    field, content, words = PICTURE_FAULTS[fault]
+@pytest.mark.parametrize("error", PICTURE_ERRORS)
+def test_errors_in_a_picture(root, tmp_path, error):
+    field, content, words = PICTURE_ERRORS[error]
     path = paths_of(root, "train", 1)[field]
     Image.fromarray(content).save(path)
     refused(config_of(root, tmp_path), path, words)
 
 
 BANDS = bands_of(SIZE)
-MATLAB_FAULTS = {
+MATLAB_ERRORS = {
     "no LabelMap": ("edge", {"labels": np.ones(SIZE)}, "no variable 'LabelMap'"),
     "class 460": ("edge", {"LabelMap": np.full(SIZE, 460)}, "whole, 0 to 459, .* is 460"),
     "class 1.5": ("edge", {"LabelMap": np.full(SIZE, 1.5)}, "is 1.5"),
@@ -75,9 +75,9 @@ MATLAB_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", MATLAB_FAULTS)
-def test_faults_in_a_matlab_file(root, tmp_path, fault):
-    field, content, words = MATLAB_FAULTS[fault]
+@pytest.mark.parametrize("error", MATLAB_ERRORS)
+def test_errors_in_a_matlab_file(root, tmp_path, error):
+    field, content, words = MATLAB_ERRORS[error]
     path = paths_of(root, "train", 1)[field]
     savemat(path, content)
     refused(config_of(root, tmp_path), path, words)
@@ -118,7 +118,7 @@ def test_a_missing_file(root, tmp_path, field):
         ("2010_000001\n2010_000009\n", "2010_000009.* cannot be read"),
     ],
 )
-def test_faults_in_the_list_of_ids(root, tmp_path, content, words):
+def test_errors_in_the_list_of_ids(root, tmp_path, content, words):
     path = root / "ImageSets" / "Context" / "val.txt"
     path.unlink()
     if content is not None:
@@ -137,7 +137,7 @@ def test_faults_in_the_list_of_ids(root, tmp_path, content, words):
         ({"layout": "mtan"}, "layout is 'mtan' but pascal_context knows: pascal_mt"),
     ],
 )
-def test_faults_in_the_config(pristine, tmp_path, changes, words):
+def test_errors_in_the_config(pristine, tmp_path, changes, words):
     config = config_of(pristine, tmp_path).copy_and_resolve_references()
     config.update(changes)
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""What every builder does about a fault of its files."""
+"""A check that every builder refuses wrong files alike."""
 
 import pathlib
 
