@@ -44,13 +44,23 @@ def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
 
     spec = checked_spec(data)
     folder = Path(data.data_dir).expanduser() / spec.name
-    builder = records.build(lambda: spec.make_builder(data), folder)
-    for split, count in spec.splits.items():
-        there = builder.info.splits[split].num_examples
-        if there != count:
+
+    def make() -> "tfds.core.DatasetBuilder":
+        builder = spec.make_builder(data)
+        if builder.name != spec.name:
+            raise UserError(
+                f"the builder of data set '{spec.name}' is named '{builder.name}': the names must "
+                "be the same."
+            )
+        return builder
+
+    builder = records.build(make, folder)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    for split, official in spec.splits.items():
+        if counts.get(split) != official:
             _LOG.warning(
                 "%s: split '%s' of %s has %d images; officially there are %d.",
-                *(data.manual_dir, split, spec.name, there, count),
+                *(data.manual_dir, split, spec.name, counts.get(split, 0), official),
             )
     return builder
 

@@ -287,6 +287,11 @@ class Source:
     """Random access to the examples of a split, as NumPy arrays by feature name."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        if split not in builder.info.splits:
+            raise UserError(
+                f"data set '{builder.name}' has no split '{split}'; it has "
+                f"{', '.join(builder.info.splits)}."
+            )
         self._records = builder.as_data_source(split)
         self._place = f"{builder.data_dir}, split '{split}'"
 

@@ -17,7 +17,7 @@ from tensorflow_datasets.core import shuffle
 from emanet_jax import tasks
 from emanet_jax.data import pipeline, records, synthrooms
 from emanet_jax.errors import UserError
-from emanet_jax.tasks import DATASETS
+from emanet_jax.tasks import DATASETS, DatasetSpec
 from emanet_jax.tasks.registry import spec_of
 from tests.conftest import ROOT
 from tests.data.settings import SIZE, data_config
@@ -212,6 +212,19 @@ def test_a_task_without_labels_is_named(tmp_path):
     with pytest.raises(UserError, match=r"'anything' gives no label for normals"):
         records.build(lambda: any_builder(tmp_path, more), tmp_path / "anything")
     assert not shards(tmp_path)
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path):
+    builder = records.build(lambda: any_builder(tmp_path), tmp_path / "anything")
+    with pytest.raises(UserError, match=r"'anything' has no split 'val'; it has train\."):
+        pipeline.load(builder, "val")
+
+
+def test_a_builder_has_the_name_of_its_data_set(tmp_path, monkeypatch):
+    spec = DatasetSpec("something", ANY_TASKS, lambda data: any_builder(data.data_dir))
+    monkeypatch.setitem(DATASETS, "something", spec)
+    with pytest.raises(UserError, match="'something' is named 'anything'"):
+        pipeline.prepare(data_config(tmp_path, dataset="something"))
 
 
 def test_records_made_before_a_task_was_added_are_not_taken_for_new_ones(tmp_path):
