@@ -309,8 +309,8 @@ def directions(tasks: Sequence[Task]) -> dict[str, bool]:
 
 
 def delta_m(
-    values: Mapping[str, float],
-    reference: Mapping[str, float],
+    values: Mapping[str, float | int],
+    reference: Mapping[str, float | int],
     tasks: Sequence[Task],
     definition: Literal["primary", "task_means", "all_metrics"] = "primary",
 ) -> float:
