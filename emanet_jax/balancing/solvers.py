@@ -46,7 +46,7 @@ def minimum_on_simplex(gram: Array, linear: Array, scale: Array, steps: int = 10
     gram, linear, scale = gram / unit, linear / unit, scale / jnp.sqrt(unit)
     usable = present(gram)
 
-    def step(_: int, w: Array) -> Array:
+    def step(_: Array, w: Array) -> Array:
         gradient = gram @ w
         square = jnp.maximum(w @ gradient, _TINY)
         gains = linear + scale * gradient / jnp.sqrt(square)
@@ -89,7 +89,7 @@ def fair(gram: Array, power: float, steps: int = 25) -> Array:
         phi = jnp.log(x) if power == 1 else x ** (1 - power) / (1 - power)
         return jnp.where((x > 0).all(), x @ matrix @ x / 2 - (c * phi).sum(), jnp.inf)
 
-    def step(_: int, x: Array) -> Array:
+    def step(_: Array, x: Array) -> Array:
         gradient = matrix @ x - c * x**-power
         curvature = matrix + jnp.diag(power * c * x ** (-power - 1))
         candidates = x - lengths[:, None] * jnp.linalg.solve(curvature, gradient)
