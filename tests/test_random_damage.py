@@ -13,7 +13,7 @@ from emanet_jax.compare import runs
 from emanet_jax.config import read_config
 from emanet_jax.data import files, nyuv2, pascal_context
 from emanet_jax.errors import UserError
-from emanet_jax.models.weights.readers import read_state_dict
+from emanet_jax.models.weights.reading import read_state_dict
 from emanet_jax.training import environment, workdir, writers
 from tests import tiny
 from tests.data.layouts import write_labeled, write_mtan

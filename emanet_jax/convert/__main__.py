@@ -96,7 +96,7 @@ def _config_of(dataset: str, given: dict[str, str]) -> ml_collections.ConfigDict
 
 def _import() -> None:
     from emanet_jax.convert import runs
-    from emanet_jax.models.weights import readers
+    from emanet_jax.models.weights import reading
 
     try:
         pattern = None if _LEAVE_OUT.value is None else re.compile(_LEAVE_OUT.value)
@@ -105,7 +105,7 @@ def _import() -> None:
             f"--leave_out={_LEAVE_OUT.value} is no regular expression: {error}."
         ) from error
     config = _make_config()
-    state_dict = readers.read_state_dict(_FROM.value)
+    state_dict = reading.read_state_dict(_FROM.value)
     kept = {
         name: value
         for name, value in state_dict.items()
@@ -116,7 +116,7 @@ def _import() -> None:
         raise UserError(f"--leave_out={_LEAVE_OUT.value} matches no name in {_FROM.value}.")
     if left:
         _LOG.info("%s: left out, as asked for: %s.", _FROM.value, ", ".join(left))
-    losses = [name for name in kept if name.startswith(readers.BESIDE_THE_NETWORK)]
+    losses = [name for name in kept if name.startswith(reading.BESIDE_THE_NETWORK)]
     if losses:
         raise UserError(
             f"{_FROM.value} holds weights of its loss beside the network's: {', '.join(losses)}; "

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from emanet_jax import convert
 from emanet_jax.errors import UserError
-from emanet_jax.models.weights import readers
+from emanet_jax.models.weights import reading
 from tests import menu
 from tests.menu import MENU, NETWORKS
 from tests.torch_files import save_torch
@@ -53,7 +53,7 @@ def test_files_of_both_kinds_are_bit_exact(name, backbone, tmp_path):
     save_torch(tmp_path / "theirs.pth", state_dict)
     save_file(state_dict, tmp_path / "ours.safetensors")
     for path in tmp_path.iterdir():
-        read = readers.read_state_dict(path)
+        read = reading.read_state_dict(path)
         assert_equal(read, state_dict)
         blank = jax.tree.map(np.zeros_like, variables)
         assert_equal(convert.import_torch(read, name, blank), variables)

@@ -16,7 +16,7 @@ from emanet_jax import convert
 from emanet_jax.convert import runs
 from emanet_jax.errors import UserError
 from emanet_jax.models.ctal import adapt_resolution
-from emanet_jax.models.weights import readers
+from emanet_jax.models.weights import reading
 from emanet_jax.training import loop, workdir
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import make_experiment, make_network
@@ -64,11 +64,11 @@ def test_file_to_run_to_file_is_bit_exact(name, backbone, tmp_path):
     state_dict = convert.export_torch(random_variables(name, backbone), name)
     assert all(x.flags.c_contiguous for x in state_dict.values())
     save_torch(tmp_path / "theirs.pth", state_dict)
-    read = readers.read_state_dict(tmp_path / "theirs.pth")
+    read = reading.read_state_dict(tmp_path / "theirs.pth")
     runs.write_run(make_config(name, backbone), read, tmp_path / "run")
     config, exported = runs.read_run(tmp_path / "run", "best")
     runs.write_weights(config, exported, tmp_path / "ours.safetensors")
-    assert_same(readers.read_state_dict(tmp_path / "ours.safetensors"), state_dict)
+    assert_same(reading.read_state_dict(tmp_path / "ours.safetensors"), state_dict)
     assert {path.name for path in tmp_path.iterdir()} == {"theirs.pth", "run", "ours.safetensors"}
 
 
@@ -80,7 +80,7 @@ def test_files_say_what_they_are_of(tmp_path):
     assert said["model"] == "hps" and said["backbone"] == "hrnet_tiny"
     assert said["tasks"] == "semseg,depth,normals" and said["image_size"] == "32x64"
     runs.write_weights(make_config(), state_dict, tmp_path / "x.npz")
-    assert_same(readers.read_state_dict(tmp_path / "x.npz"), state_dict)
+    assert_same(reading.read_state_dict(tmp_path / "x.npz"), state_dict)
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):
@@ -94,12 +94,12 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     with pytest.raises(UserError, match=r"x\.npz is there already; --overwrite"):
         runs.write_weights(config, other, file)
     assert_same(runs.read_run(run, "latest")[1], state_dict)
-    assert_same(readers.read_state_dict(file), state_dict)
+    assert_same(reading.read_state_dict(file), state_dict)
 
     runs.write_run(config, other, run, overwrite=True)
     runs.write_weights(config, other, file, overwrite=True)
     assert_same(runs.read_run(run, "latest")[1], other)
-    assert_same(readers.read_state_dict(file), other)
+    assert_same(reading.read_state_dict(file), other)
 
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -203,7 +203,7 @@ def test_the_command(tmp_path):
     status, out, err = run(f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'x.safetensors'}")
     assert status == 0, err
     assert f"{tmp_path / 'run'}/checkpoints/0" in out
-    assert_same(readers.read_state_dict(tmp_path / "x.safetensors"), state_dict)
+    assert_same(reading.read_state_dict(tmp_path / "x.safetensors"), state_dict)
 
 
 WRONG_COMMANDS = {

@@ -28,7 +28,7 @@ IMPORTED = (
     "emanet_jax.predict.loops",
     "emanet_jax.convert.runs",
     "emanet_jax.export.artefact",
-    "emanet_jax.models.weights.readers",
+    "emanet_jax.models.weights.reading",
     "emanet_jax.data.records",
     "emanet_jax.data.nyuv2",
     "emanet_jax.data.cityscapes",

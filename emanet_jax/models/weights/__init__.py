@@ -1,1 +1,1 @@
-"""Weights of others: PyTorch and safetensors files, the names in them, ImageNet backbones."""
+"""Weights from elsewhere: files of PyTorch and safetensors, their names, ImageNet backbones."""

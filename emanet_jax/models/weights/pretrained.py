@@ -13,31 +13,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emanet_jax.errors import UserError
-from emanet_jax.models.weights.names import Rules
-from emanet_jax.models.weights.readers import READERS, read_state_dict
+from emanet_jax.models.weights.reading import READERS, read_state_dict
+from emanet_jax.models.weights.torch_names import Rules
 from emanet_jax.models.weights.transfer import by_torch_name, fit
 
-HUB_FILE = "model.safetensors"  # of a repository that no file is named of
+HUB_FILE = "model.safetensors"  # where only a repository is given
 _HUB_NAME = r"\w[\w.-]*/\w([\w.-]*\w)?"
-_TRUNK = r"backbone(_\w+)?"  # where networks keep them: one for all tasks, or one for each
+_BACKBONE = r"backbone(_\w+)?"  # a network's backbone for all tasks, or its one for each
 
 
 class Published(NamedTuple):
     """How published weights of a family of backbones differ from the reference's backbone.
 
     Attributes:
-      classifier: names of what predicts ImageNet's classes, left out.
-      renames: of the published names, in turn.
-      part: of the backbone that the weights are of; the rest keeps its start.
+      classifier: names of the layers that predict ImageNet's classes, left out.
+      renames: rules for the published names, applied in turn.
+      subtree: the part of the backbone that the weights fill; the rest keeps its random start.
     """
 
     classifier: str
     renames: Rules = ()
-    part: str = ""
+    subtree: str = ""
 
 
 def _vgg_names() -> Rules:
-    """VGG-16's layers stand in one list: conv, norm, ReLU; a pool at every scale's end."""
+    """Rules for VGG-16's one list of layers: conv, norm, ReLU; a pool at every scale's end."""
     rules, index = [], 0
     for scale, convolutions in enumerate((2, 2, 3, 3, 3)):
         for unit in range(convolutions):
@@ -49,24 +49,24 @@ def _vgg_names() -> Rules:
     return tuple(rules)
 
 
-# By the start of the backbone's name. The names are those of timm's HRNet (hrnet_w18_small_v2) and
-# of torchvision's ResNet (timm keeps them), Swin V2, and VGG-16 with batch norm.
+# By the start of the backbone's name: timm's HRNet (hrnet_w18_small_v2) and torchvision's ResNet
+# (timm has the same names), Swin V2, and VGG-16 with batch norm.
 PUBLISHED: Mapping[str, Published] = {
     "hrnet": Published(r"(incre_modules|downsamp_modules|final_layer|classifier)\..*"),
     "resnet": Published(r"fc\..*"),
     "swin_v2": Published(r"head\..*", ((r"^features\.", "0."), (r"^norm\.", "1."))),
-    "segnet": Published(r"classifier\..*", _vgg_names(), part="encoder"),
+    "segnet": Published(r"classifier\..*", _vgg_names(), subtree="encoder"),
 }
 
 
 def load_pretrained(
     pretrained: str, backbone: str, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """The part of a network's variables that published weights fill, and what was loaded, in words.
+    """The part of a network's variables that published weights fill, and a sentence about them.
 
     Args:
       pretrained: config.model.pretrained, see `find`.
-      backbone: the network's, by its name in the menu.
+      backbone: the network's backbone, by its name in the menu.
       variables: {"params", "batch_stats"} of the network, arrays or their abstract shapes. Every
         backbone in them (STL has one for each task) gets the same weights.
 
@@ -87,7 +87,7 @@ def load_pretrained(
 def fill_backbones(
     state_dict: Mapping[str, np.ndarray], backbone: str, variables: Mapping[str, Any], origin: str
 ) -> dict[str, Any]:
-    """The backbones' part of `variables` with the values of `state_dict`; `origin` names it.
+    """The backbones' part of `variables` with the values of `state_dict`; errors name its `origin`.
 
     Raises:
       UserError: as `load_pretrained`.
@@ -99,34 +99,30 @@ def fill_backbones(
             for pattern, replacement in family.renames:
                 name = re.sub(pattern, replacement, name)
             renamed[f"backbone.{name}"] = value
-    params = variables["params"]
-    trunks = [name for name in params if re.fullmatch(_TRUNK, name)]
     loaded: dict[str, Any] = {}
-    for trunk in trunks:
-        # In HPS, the names inside a backbone are the backbone's own.
-        own = {
-            collection: {"backbone": _part(tree[trunk], family.part)}
-            for collection, tree in variables.items()
-            if trunk in tree
-        }
-        targets = by_torch_name(own, "hps")
+    for key in variables["params"]:
+        if not re.fullmatch(_BACKBONE, key):
+            continue
+        own = {}
+        for collection, tree in variables.items():
+            if key in tree:
+                subtree = family.subtree
+                part = {subtree: tree[key][subtree]} if subtree else tree[key]
+                own[collection] = {"backbone": part}
+        targets = by_torch_name(own, "hps")  # in HPS, the names inside a backbone are its own
         values = fit(renamed, targets, f"{backbone} (config.model.pretrained is '{origin}')")
         for collection, tree in values.items():
-            loaded.setdefault(collection, {})[trunk] = tree["backbone"]
+            loaded.setdefault(collection, {})[key] = tree["backbone"]
     return loaded
-
-
-def _part(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return {name: tree[name]} if name else tree
 
 
 def find(pretrained: str) -> Path:
     """The file that config.model.pretrained names, fetched if need be.
 
     Args:
-      pretrained: a file's path (it ends like a file of weights), or a repository of Hugging Face,
-        `owner/name` or `owner/name:file`, such as timm/hrnet_w18_small_v2.ms_in1k; what was fetched
-        once is in the cache of huggingface_hub and needs no network.
+      pretrained: a file's path (with an ending of a file of weights), or a repository on Hugging
+        Face, `owner/name` or `owner/name:file`, such as timm/hrnet_w18_small_v2.ms_in1k. A file
+        that was fetched once is in the cache of huggingface_hub and needs no network.
 
     Raises:
       UserError: there is no such file, or it cannot be fetched.
@@ -152,19 +148,19 @@ def _fetch(repository: str, file: str) -> Path:
     cached = huggingface_hub.try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
         return Path(cached)  # without asking whether there is a newer one
+    reasons: dict[type[Exception], str] = {  # subclasses before their bases
+        errors.LocalEntryNotFoundError: "Hugging Face cannot be reached and the file is not in "
+        "the cache",
+        errors.GatedRepoError: "it asks for its owner's consent, and then for `hf auth login`",
+        errors.RepositoryNotFoundError: "there is no such repository",
+        errors.EntryNotFoundError: "the repository has no such file",
+    }
     try:
         return Path(huggingface_hub.hf_hub_download(repository, file))
-    except errors.LocalEntryNotFoundError as error:
-        why, cause = "Hugging Face cannot be reached and the file is not in the cache", error
-    except errors.GatedRepoError as error:
-        why, cause = "it asks for its owner's consent, and then for `hf auth login`", error
-    except errors.RepositoryNotFoundError as error:
-        why, cause = "there is no such repository", error
-    except errors.EntryNotFoundError as error:
-        why, cause = "the repository has no such file", error
-    except (errors.HfHubHTTPError, OSError) as error:
-        why, cause = " ".join(str(error).split()).rstrip("."), error
-    raise UserError(
-        f"config.model.pretrained: {file} of {repository} cannot be fetched, as {why}; a file that "
-        "you have can be given by its path."
-    ) from cause
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, OSError) as error:
+        message = " ".join(str(error).split()).rstrip(".")
+        reason = next((x for kind, x in reasons.items() if isinstance(error, kind)), message)
+        raise UserError(
+            f"config.model.pretrained: {file} of {repository} cannot be fetched, as {reason}; "
+            "a file that you have can be given by its path."
+        ) from error

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from emanet_jax.errors import UserError
 from emanet_jax.models.backbones import swin
-from emanet_jax.models.weights.names import MODEL_RULES, SURPLUS_BY_DESIGN, torch_name
+from emanet_jax.models.weights.torch_names import MODEL_RULES, SURPLUS_BY_DESIGN, torch_name
 
 FUSION = r"\.(task_)?fusion\."  # in the names of CTAL's grouped convolutions
 
@@ -34,20 +33,49 @@ def import_torch(
     return fit(state_dict, by_torch_name(variables, model_name), model_name)
 
 
+def export_torch(variables: Mapping[str, Any], model_name: str) -> dict[str, np.ndarray]:
+    """The inverse of `import_torch`: a state dict that the reference loads strictly."""
+    state_dict = {}
+    for name, (_, value) in by_torch_name(variables, model_name).items():
+        # Row-major: safetensors' writer takes no notice of strides.
+        state_dict[name] = np.asarray(_to_torch_layout(np.asarray(value)), order="C")
+        module = name.rpartition(".")[0]
+        if name.endswith(".running_var"):
+            state_dict[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
+        if name.endswith(".attn.logit_scale"):  # the reference's window attention keeps two buffers
+            state_dict[f"{module}.relative_coords_table"] = swin.coordinate_table()[None]
+            state_dict[f"{module}.relative_position_index"] = swin.position_index().ravel()
+    return state_dict
+
+
+def by_torch_name(variables: Mapping[str, Any], model_name: str) -> dict[str, tuple[tuple, Any]]:
+    """{the reference's name: (our path, our array)}."""
+    if model_name not in MODEL_RULES:
+        raise UserError(f"unknown model {model_name!r}; choose from {', '.join(MODEL_RULES)}.")
+    return {
+        torch_name("/".join(path[1:]), model_name): (path, value)
+        for path, value in flatten_dict(variables).items()
+    }
+
+
 def fit(
-    state_dict: Mapping[str, np.ndarray], targets: Mapping[str, tuple[tuple, Any]], what: str
+    state_dict: Mapping[str, np.ndarray], targets: Mapping[str, tuple[tuple, Any]], network: str
 ) -> dict[str, Any]:
-    """Variables with the values of a PyTorch state dict, strictly; `import_torch` says how.
+    """Fill the targets with a PyTorch state dict, strictly, as `import_torch` describes.
 
     Floating-point numbers of any width are converted to the target's: float16, bfloat16 and float32
     exactly into float32, float64 by rounding.
 
     Args:
       state_dict: name to array.
-      targets: what the names stand for, as `by_torch_name` gives it.
-      what: is filled, for error messages.
+      targets: the paths and arrays that the names stand for, from `by_torch_name`.
+      network: its name in error messages.
     """
-    counters = {f"{_module(name)}.num_batches_tracked" for name in targets if _is_variance(name)}
+    counters = {
+        name.replace(".running_var", ".num_batches_tracked")
+        for name in targets
+        if name.endswith(".running_var")
+    }
     missing = sorted(targets.keys() - state_dict.keys())
     surplus = sorted(
         name
@@ -56,12 +84,12 @@ def fit(
     )
     if missing or surplus:
         raise UserError(
-            f"the state dict does not fit {what}{_variant_hint(missing, surplus)}: "
+            f"the state dict does not fit {network}{_variant_hint(missing, surplus)}: "
             f"missing {missing}, surplus {surplus}."
         )
     values, misshapen = {}, []
     for name, (path, target) in targets.items():
-        value = _from_torch(np.asarray(state_dict[name]))
+        value = _from_torch_layout(np.asarray(state_dict[name]))
         if value.shape != target.shape:
             misshapen.append(f"{name} gives {value.shape} for {'/'.join(path)} {target.shape}")
         if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -72,53 +100,27 @@ def fit(
         values[path] = as_array(value, target.dtype)
     if misshapen:
         raise UserError(
-            f"the state dict is of another {what} (shapes in our layouts): "
+            f"the state dict is of another {network} (shapes in our layouts): "
             f"{'; '.join(misshapen)}{_resolution_hint(misshapen)}."
         )
     return unflatten_dict(values)
 
 
-def export_torch(variables: Mapping[str, Any], model_name: str) -> dict[str, np.ndarray]:
-    """The inverse of `import_torch`: a state dict that the reference loads strictly."""
-    state_dict = {}
-    for name, (_, value) in by_torch_name(variables, model_name).items():
-        # Row-major: safetensors' writer takes no notice of strides.
-        state_dict[name] = np.asarray(_to_torch(np.asarray(value)), order="C")
-        if _is_variance(name):
-            state_dict[f"{_module(name)}.num_batches_tracked"] = np.zeros((), np.int64)
-        if name.endswith(".attn.logit_scale"):
-            state_dict |= {f"{_module(name)}.{key}": x for key, x in _swin_buffers().items()}
-    return state_dict
+def _from_torch_layout(value: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, a matrix (out, in) to (in, out); arrays of 1 and 3 axes stay as they are.
+
+    A transposed convolution's IOHW becomes HWOI, the kernel of nn.ConvTranspose with
+    transpose_kernel=True.
+    """
+    return value.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(value.ndim, range(value.ndim)))
 
 
-def by_torch_name(variables: Mapping[str, Any], model_name: str) -> dict[str, tuple[tuple, Any]]:
-    """{the reference's name: (our path, our array)}."""
-    if model_name not in MODEL_RULES:
-        raise UserError(f"unknown model {model_name!r}; choose from {', '.join(MODEL_RULES)}.")
-    return {
-        torch_name("/".join(path[1:]), model_name): (path, value)
-        for path, value in flatten_dict(unfreeze(variables)).items()
-    }
-
-
-def _swin_buffers() -> dict[str, np.ndarray]:
-    """What the reference's window attention keeps beside its parameters."""
-    return {
-        "relative_coords_table": swin.coordinate_table()[None],
-        "relative_position_index": swin.position_index().ravel(),
-    }
-
-
-def _is_variance(name: str) -> bool:
-    return name.endswith(".running_var")
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
+def _to_torch_layout(value: np.ndarray) -> np.ndarray:
+    return value.transpose({2: (1, 0), 4: (3, 2, 0, 1)}.get(value.ndim, range(value.ndim)))
 
 
 def _variant_hint(missing: list[str], surplus: list[str]) -> str:
-    """Names the variant of the file if all that is wrong is how many fusions there are."""
+    """Name the variant of the file if only the number of fusions differs."""
     if not (missing and surplus and all(re.search(FUSION, name) for name in missing + surplus)):
         return ""
     one_for_all = any(re.search(FUSION + r"weight$", name) for name in surplus)
@@ -127,7 +129,7 @@ def _variant_hint(missing: list[str], surplus: list[str]) -> str:
 
 
 def _resolution_hint(misshapen: list[str]) -> str:
-    """How to go on if all that is wrong is the image size that the fusions were made for."""
+    """Name the remedy if only the image size that the fusions were made for differs."""
     if not all("fusion" in words for words in misshapen):
         return ""
     return (
@@ -135,15 +137,3 @@ def _resolution_hint(misshapen: list[str]) -> str:
         "by models.ctal.adapt_resolution, which --trained_at=HEIGHTxWIDTH of python -m "
         "emanet_jax.convert does"
     )
-
-
-def _from_torch(value: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, (out, in) to (in, out); what has 3 axes stays as it is.
-
-    So is a transposed convolution's IOHW to the HWOI that `blocks.DoublingConv` keeps.
-    """
-    return value.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(value.ndim, range(value.ndim)))
-
-
-def _to_torch(value: np.ndarray) -> np.ndarray:
-    return value.transpose({2: (1, 0), 4: (3, 2, 0, 1)}.get(value.ndim, range(value.ndim)))

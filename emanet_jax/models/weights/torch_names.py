@@ -25,7 +25,7 @@ RESNET: Rules = (
     (r"group(\d)_(\d)", r"layer\1/\2"),
 )
 
-SWIN: Rules = (  # its last norm is beside its layers, which alternate: a stage, what halves its map
+SWIN: Rules = (  # the last norm is beside the layers, in which stages and patch mergings alternate
     (r"\bembed/", "0/0/0/"),
     (r"\bembed_norm/", "0/0/2/"),
     *((rf"\bwindows{stage}_(\d+)/", rf"0/{2 * stage - 1}/\1/") for stage in (1, 2, 3, 4)),
@@ -70,12 +70,12 @@ LEAVES: Rules = (
     (r"/", "."),
 )
 
-# What files hold beside parameters and statistics, and no network of ours needs: ResNet's unused
-# classifier, and arrays that Swin computes.
+# Names in files that no network of ours needs: ResNet's unused classifier, and arrays that our Swin
+# computes.
 _SWIN_BUFFERS = r".*\.attn\.relative_(coords_table|position_index)"
 SURPLUS_BY_DESIGN = rf"(backbone|backbones\.\w+)\.fc\.(weight|bias)|{_SWIN_BUFFERS}"
 
-_HRNET_TRUNK = r"^backbone/(?=stem\d|layer1_|transition|downsample|stage)"  # not ResNet's or Swin's
+_HRNET_BACKBONE = r"^backbone/(?=stem\d|layer1_|transition|downsample|stage)"  # not ResNet's or Swin's
 
 # Parts that networks share.
 _HEADS: Rules = (
@@ -88,7 +88,7 @@ _REFINED_HEADS: Rules = (
     (r"^head_(\w+)/predict", r"heads/\1/2"),
 )
 _SINGLE_SCALE: Rules = (
-    (_HRNET_TRUNK, "backbone/0/"),
+    (_HRNET_BACKBONE, "backbone/0/"),
     (r"^fuse", "backbone/1/last_layer"),
     (r"^initial_(\w+)/block_", r"initial_task_prediction_heads/layers/\1/"),
     (r"^initial_(\w+)/predict", r"initial_task_prediction_heads/conv_out/\1"),
@@ -111,7 +111,7 @@ _PAD: Rules = (  # a dot where BLOCKS' rule for units must not see /conv/
 )
 
 # The networks on SegNet know NYUv2's tasks only, by number or by names of their own; other tasks
-# keep their names. <task> becomes the number, [task] their name.
+# keep our names. <task> becomes the number, [task] the network's name of the task.
 _NUMBERED = ("semseg", "depth", "normals")
 _RENAMED = {"semseg": "segmentation", "normals": "normal"}
 _SEGNET_TASKS: Rules = (
