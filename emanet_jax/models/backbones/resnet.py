@@ -8,6 +8,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.typing import Dtype
 
 from emanet_jax.models.layers import BasicBlock, BottleneckBlock, ConvNorm
@@ -27,7 +28,8 @@ class ResNet(nn.Module):
         """Images to [(b, H/32, W/32, widths[-1])], where there are four groups."""
         conv_norm = partial(ConvNorm, train=train, dtype=self.dtype)
         x = conv_norm(self.stem, 7, strides=2, name="stem")(images)
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # (b, H/4, W/4, stem)
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))  # (b, H/4, W/4, stem)
         for group, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
             for i in range(blocks):
                 strides = 2 if group > 1 and i == 0 else 1

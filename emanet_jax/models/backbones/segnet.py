@@ -10,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 
 from emanet_jax.models.layers import ConvNorm, Module, conv, xavier_normal
@@ -52,7 +53,7 @@ def max_unpool(x: jax.Array, argmax_indices: jax.Array) -> jax.Array:
 
 def _one_hot(argmax_indices: jax.Array) -> jax.Array:
     """(b, h, w, c) to booleans (b, h, 2, w, 2, c)."""
-    corners = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+    corners = np.arange(4, dtype=np.uint8).reshape(2, 1, 2, 1)
     return argmax_indices[:, :, None, :, None] == corners
 
 
