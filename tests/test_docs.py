@@ -170,6 +170,7 @@ def test_every_way_to_need_something_is_known():
     assert {block.needs for block in BASH} == {
         "",
         "a browser",
+        "a network connection",
         "a published checkpoint, and the data set's files",
         "an hour",
         "hardware",

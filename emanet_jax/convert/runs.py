@@ -1,8 +1,7 @@
-"""Runs from weights and weights from runs: what `python -m emanet_jax.convert` does."""
+"""Runs from weights and weights from runs, for `python -m emanet_jax.convert`."""
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from emanet_jax import inference
+from emanet_jax.config import to_json
 from emanet_jax.convert import export_torch, import_torch
 from emanet_jax.errors import UserError
 from emanet_jax.training import workdir
@@ -37,9 +37,9 @@ def write_run(
     It can be evaluated, and training in it goes on from these weights.
 
     Args:
-      config: of the run: its network must be the state dict's.
+      config: the run's config; its network must be the state dict's.
       state_dict: name to array in PyTorch's layouts.
-      directory: of the run.
+      directory: the run's workdir.
       trained_at: (h, w) of the images that the fusions were made for, where it is another size than
         the config's: they are resized.
       overwrite: replace a run that is there.
@@ -47,34 +47,15 @@ def write_run(
     Raises:
       UserError: something is there already, or the state dict does not fit.
     """
-    if directory.exists() and not overwrite:
-        raise UserError(f"--to={directory} is there already; --overwrite replaces it.")
-    if directory.exists() and not (directory / workdir.CONFIG).is_file():
-        raise UserError(f"--to={directory} is no run, and only a run is replaced by --overwrite.")
+    workdir.check_new_directory("to", directory, "run", workdir.CONFIG, overwrite)
     tasks, model = make_network(config)
     variables = _import(config, state_dict, model, trained_at)
     state = first_state(config, tasks, variables)
-
-    part = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        workdir.write(epath.Path(part) / workdir.CONFIG, workdir.to_json(config))
+    with workdir.new_directory("to", directory) as folder:
+        workdir.write(epath.Path(folder) / workdir.CONFIG, to_json(config))
         policy = checkpoint_policy(config, tasks)
-        with Checkpoints(part / workdir.CHECKPOINTS, policy) as checkpoints:
+        with Checkpoints(folder / workdir.CHECKPOINTS, policy) as checkpoints:
             checkpoints.save(state, 0)
-    except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        words = workdir.disk_error(error, str(directory.parent))
-        if not words:
-            raise
-        raise UserError(f"--to={directory} cannot be written: {words}.") from error
-    old = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    part.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
     h, w = config.data.image_size
     _LOG.info(
@@ -115,7 +96,7 @@ def read_run(
 
 
 def check_file(path: Path, overwrite: bool) -> None:
-    """Raises UserError if `write_weights` has no way to write this file."""
+    """Raises UserError if `write_weights` may not write this file."""
     if path.suffix not in (".safetensors", ".npz"):
         raise UserError(f"--to={path} must end in .safetensors or .npz.")
     if path.is_dir() or (path.exists() and not overwrite):
@@ -130,7 +111,7 @@ def write_weights(
 ) -> None:
     """Writes a state dict to a .safetensors or .npz file, whole or not at all.
 
-    A .safetensors file says in its metadata which network it is of.
+    The metadata of a .safetensors file names the network.
 
     Raises:
       UserError: the file's ending is another, or something is there already.
@@ -140,7 +121,7 @@ def write_weights(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".npz":
-            np.savez(part, **state_dict)
+            np.savez(part, **state_dict)  # type: ignore[arg-type]  # NumPy's stubs: a bool
         else:
             save_file(
                 dict(state_dict),
@@ -158,6 +139,6 @@ def write_weights(
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        said = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"--to={path} cannot be written: {said}.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--to={path} cannot be written: {reason}.") from error
     _LOG.info("%s: %d tensors of %s.", path, len(state_dict), config.model.name)

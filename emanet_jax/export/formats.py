@@ -1,6 +1,6 @@
-"""The three formats: how a network is written to a folder, and loaded back as other programs do."""
+"""The three formats: how a network is written to a folder, and how other programs load it."""
 
-import functools
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-Maps = Mapping[str, Any]  # {task: (b, h, w, k)}
+Maps = Mapping[str, Any]  # {task: (b, h, w, k)}, in alphabetical order
 
 
 class Network(NamedTuple):
-    """What is exported.
+    """A network to export.
 
     Attributes:
         predict: (variables, images (b, h, w, 3) uint8) to {task: (b, h, w, k)}.
-        variables: of the network, NumPy arrays.
+        variables: the network's, NumPy arrays.
         image_size: (h, w).
-        batch: images that it takes at a time; None: any number.
-        platforms: that XLA may run it on: cpu, cuda, rocm, tpu.
-        about: a sentence on what it is.
+        batch: the number of images that it takes at a time; None: any number.
+        platforms: cpu, cuda, rocm or tpu, on which XLA may run it.
+        description: a sentence.
     """
 
     predict: Callable[[Any, jax.Array], dict[str, jax.Array]]
@@ -30,14 +30,14 @@ class Network(NamedTuple):
     image_size: tuple[int, int]
     batch: int | None
     platforms: tuple[str, ...]
-    about: str
+    description: str
 
-    def images(self) -> jax.ShapeDtypeStruct:
-        """What it takes, with a symbol for a batch of any size."""
+    def image_spec(self) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of its images; a batch of any size is a symbol."""
         batch = export.symbolic_shape("batch")[0] if self.batch is None else self.batch
         return jax.ShapeDtypeStruct((batch, *self.image_size, 3), jnp.uint8)
 
-    def of_images(self, images: jax.Array) -> dict[str, jax.Array]:
+    def apply(self, images: jax.Array) -> dict[str, jax.Array]:
         """Predictions, with the variables as constants."""
         return self.predict(self.variables, images)
 
@@ -47,9 +47,10 @@ class Format(NamedTuple):
 
     Attributes:
         write: writes the network into an empty folder.
-        load: the folder as a function of images (b, h, w, 3) uint8.
-        recipe: Python that does the same, of FOLDER and `images`.
-        packages: that `write` and `load` need, beside those that everything here runs on.
+        load: makes a function of images (b, h, w, 3) uint8 from the folder.
+        recipe: Python that does the same, with FOLDER and `images` as placeholders.
+        packages: that `write` and `load` need beside those that every command needs.
+        install: how to get them.
         on_xla: whether it is compiled for platforms.
     """
 
@@ -57,16 +58,20 @@ class Format(NamedTuple):
     load: Callable[[Path], Callable[[np.ndarray], Maps]]
     recipe: str
     packages: tuple[str, ...] = ()
+    install: str = ""
     on_xla: bool = True
 
 
 STABLEHLO_FILE, ONNX_FILE = "model.jax_export", "model.onnx"
+ONNX_OPSET = (
+    18  # of 2022; jax2onnx's default, 23, gives the same numbers but fewer runtimes know it
+)
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def _write_stablehlo(network: Network, folder: Path) -> None:
-    traced = export.export(jax.jit(network.of_images), platforms=network.platforms)
-    (folder / STABLEHLO_FILE).write_bytes(traced(network.images()).serialize())
+    exported = export.export(jax.jit(network.apply), platforms=network.platforms)
+    (folder / STABLEHLO_FILE).write_bytes(exported(network.image_spec()).serialize())
 
 
 def _load_stablehlo(folder: Path) -> Callable[[np.ndarray], Maps]:
@@ -95,7 +100,7 @@ def _write_savedmodel(network: Network, folder: Path) -> None:
     )
     try:
         tf.saved_model.save(module, str(folder), signatures=module.predict)
-    except tf.errors.OpError as error:  # TensorFlow's own for what the disk answers
+    except tf.errors.OpError as error:  # TensorFlow's own error for a full disk
         raise OSError(str(error)) from error
 
 
@@ -107,24 +112,31 @@ def _load_savedmodel(folder: Path) -> Callable[[np.ndarray], Maps]:
 
 
 def _write_onnx(network: Network, folder: Path) -> None:
-    from emanet_jax.export.onnx_graph import to_onnx
-    from emanet_jax.export.onnx_operators import RULES
+    import jax2onnx
 
-    model = to_onnx(network.of_images, network.images(), RULES, network.about)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of every shape that it computes
+    spec = network.image_spec()
+    model = jax2onnx.to_onnx(
+        network.apply,
+        [spec],
+        opset=ONNX_OPSET,
+        input_names=["image"],
+        output_names=sorted(jax.eval_shape(network.apply, spec)),  # JAX's order of a dict
+    )
+    model.doc_string = network.description
     (folder / ONNX_FILE).write_bytes(model.SerializeToString())
 
 
 def _load_onnx(folder: Path) -> Callable[[np.ndarray], Maps]:
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: it warns of every initializer that it has no use for
     session = onnxruntime.InferenceSession(
-        str(folder / ONNX_FILE), providers=["CPUExecutionProvider"]
+        str(folder / ONNX_FILE), options, providers=["CPUExecutionProvider"]
     )
-    return functools.partial(_run_onnx, session, [x.name for x in session.get_outputs()])
-
-
-def _run_onnx(session: Any, names: list[str], images: np.ndarray) -> Maps:
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
 
 
 FORMATS = {
@@ -140,12 +152,16 @@ FORMATS = {
         "model = tf.saved_model.load('FOLDER'); "
         "model.signatures['serving_default'](image=tf.constant(images))",
         packages=("tensorflow",),
+        install="pip install tensorflow",
     ),
     "onnx": Format(
         _write_onnx,
         _load_onnx,
         f"onnxruntime.InferenceSession('FOLDER/{ONNX_FILE}').run(None, {{'image': images}})",
-        packages=("onnx", "onnxruntime"),
+        packages=("jax2onnx", "onnxruntime"),
+        # jax2onnx holds Orbax at an older version than the rest wants: an environment of its own.
+        install="uv run --no-project --isolated --with-requirements requirements-onnx.txt "
+        "python -m emanet_jax.export ...",
         on_xla=False,
     ),
 }

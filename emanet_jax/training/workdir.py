@@ -6,8 +6,10 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import ml_collections
 from etils import epath
@@ -176,3 +178,59 @@ def load_config(workdir: epath.Path) -> ml_collections.ConfigDict:
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no {CONFIG} in it.")
     return read_config(path, str(path))
+
+
+def check_new_directory(
+    flag: str, directory: Path, kind: str, marker: str, overwrite: bool
+) -> None:
+    """Checks that `new_directory` may make this directory.
+
+    Args:
+        flag: the flag that named it, without dashes.
+        directory: the directory.
+        kind: "run" or "export", the only one that --overwrite replaces.
+        marker: the file by which such a directory is known.
+        overwrite: whether --overwrite is given.
+
+    Raises:
+        UserError: something is there that is not to be replaced.
+    """
+    if not os.path.lexists(directory):  # a link to nowhere is there, too
+        return
+    if not overwrite:
+        raise UserError(f"--{flag}={directory} is there already; --overwrite replaces it.")
+    if not (directory / marker).is_file():
+        raise UserError(
+            f"--{flag}={directory} is no {kind}, and only a {kind} is replaced by --overwrite."
+        )
+
+
+@contextlib.contextmanager
+def new_directory(flag: str, directory: Path) -> Iterator[Path]:
+    """Makes a directory whole or not at all: gives an empty one for the block to fill.
+
+    At the block's end it takes the place of what is at `directory`; if the block fails, it is
+    removed, and what is there stays.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    part, old = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(old, ignore_errors=True)
+        if directory.exists():
+            directory.rename(old)
+        part.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = disk_error(error, str(directory.parent))
+        if not reason:
+            raise
+        raise UserError(f"--{flag}={directory} cannot be written: {reason}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

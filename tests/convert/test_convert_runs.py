@@ -186,12 +186,14 @@ def test_the_command(tmp_path):
     wrapped["module.loss.log_vars"] = np.zeros(3, np.float32)
     save_torch(tmp_path / "x.pth", {"epoch": 7, "state_dict": wrapped})
 
-    of = ("--dataset=synthrooms", "--model=hps", "--backbone=hrnet_tiny", "--image_size=32x64")
+    config = "configs/synthrooms.py:model=hps,backbone=hrnet_tiny,variant=released"
+    size = "--config.data.image_size=(32,64)"
+    of = (f"--config={config}", size, "--config.image_statistics=unit")
     to = (f"--from={tmp_path / 'x.pth'}", f"--to={tmp_path / 'run'}")
     status, _, err = run(*of, *to)
     assert status == 1 and err.startswith("error: ") and "module.loss" not in err
     assert "holds weights of its loss beside the network's: loss.log_vars;" in err
-    status, out, err = run(*of, *to, "--leave_out=loss.*", "--image_statistics=unit")
+    status, out, err = run(*of, *to, "--leave_out=loss.*")
     assert status == 0, err
     assert "took 'state_dict'; left out: epoch." in out
     assert "left out, as asked for: loss.log_vars (3,)." in out
@@ -206,21 +208,16 @@ def test_the_command(tmp_path):
     assert_same(reading.read_state_dict(tmp_path / "x.safetensors"), state_dict)
 
 
+NEW = ["--from=x.pth", "--to=y", "--config=configs/synthrooms.py"]
 WRONG_COMMANDS = {
-    "no config": (["--from=x.pth", "--to=y"], "give either --config"),
-    "no file": (["--from=x.pth", "--to=y", "--dataset=synthrooms"], "there is no file x.pth"),
-    "size": (
-        ["--from=x.pth", "--to=y", "--dataset=synthrooms", "--image_size=64,64"],
-        "--image_size=64,64 is no size",
-    ),
+    "no config": (NEW[:2], "give --config"),
+    "no file": (NEW, "there is no file x.pth"),
+    "size": ([*NEW, "--trained_at=64,64"], "--trained_at=64,64 is no size"),
     "ending": (["--from=tests", "--to=y.pth"], "--to=y.pth must end in .safetensors or .npz"),
-    "pattern": (
-        ["--from=x.pth", "--to=y", "--dataset=synthrooms", "--leave_out=("],
-        "--leave_out=( is no regular expression",
-    ),
+    "pattern": ([*NEW, "--leave_out=("], "--leave_out=( is no regular expression"),
     "config of a run": (
-        ["--from=tests", "--to=y.npz", "--model=hps"],
-        "has its own config: leave --model out",
+        ["--from=tests", "--to=y.npz", NEW[2]],
+        "has its own config: leave --config out",
     ),
 }
 

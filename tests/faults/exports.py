@@ -14,15 +14,13 @@ EXPORTS = {
     "an unknown format": _export("--format=torch").but("--format=torch", "savedmodel"),
     "an empty output": _export("--output=").but("--output=", "not be empty"),
     "no run": _export("--workdir=official").but("official holds no run"),
-    "no images": _export("--batch=0").but("--batch=0", "dynamic or a whole number from 1"),
-    "half an image": _export("--batch=1.5").but("--batch=1.5", "dynamic"),
+    "no images": _export("--batch=0").but("--batch.*0", "65536"),
+    "half an image": _export("--batch=1.5").but("--batch=1.5"),
     "a size that is no size": _export("--size=big").but("--size=big", "288x384"),
     "an unknown platform": _export("--platforms=cpu,vulkan").but("--platforms=cpu,vulkan", "rocm"),
     "no platform to check on": _export("--platforms=tpu").but("--platforms=tpu", "cpu among them"),
     "platforms of ONNX": _export("--format=onnx", "--platforms=cpu").but("leave --platforms out"),
-    "ONNX in half precision": _export("--format=onnx", "--precision=bfloat16").but(
-        "--format=onnx has no bfloat16", "--precision=float32"
-    ),
+    "ONNX without jax2onnx": _export("--format=onnx").but("jax2onnx", "requirements-onnx.txt"),
     "to a bucket": _export("--output=gs://b/x").but("--output=gs://b/x is no place", "gcloud"),
     "over a folder": _export("--output=data").but("--output=.*/data is there.*--overwrite"),
     "over a file": _export("--output=weights.npz", "--overwrite").but("weights.npz is no export"),

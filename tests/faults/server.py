@@ -27,7 +27,7 @@ IMPORTED = (
     "emanet_jax.training.loop",
     "emanet_jax.predict.loops",
     "emanet_jax.convert.runs",
-    "emanet_jax.export.artefact",
+    "emanet_jax.export.writing",
     "emanet_jax.models.weights.reading",
     "emanet_jax.data.records",
     "emanet_jax.data.nyuv2",

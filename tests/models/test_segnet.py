@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from emanet_jax import models
 from emanet_jax.models.backbones.segnet import max_pool, max_unpool, segnet_conv
 from emanet_jax.models.networks.segnet import bilinear_corners
-from emanet_jax.models.weights.names import torch_name
+from emanet_jax.models.weights.torch_names import torch_name
 
 SIZE = (32, 64)
 CHANNELS = {"semseg": 5, "depth": 1, "normals": 3}

@@ -75,7 +75,7 @@ LEAVES: Rules = (
 _SWIN_BUFFERS = r".*\.attn\.relative_(coords_table|position_index)"
 SURPLUS_BY_DESIGN = rf"(backbone|backbones\.\w+)\.fc\.(weight|bias)|{_SWIN_BUFFERS}"
 
-_HRNET_BACKBONE = r"^backbone/(?=stem\d|layer1_|transition|downsample|stage)"  # not ResNet's or Swin's
+_HRNET_BACKBONE = r"^backbone/(?=stem\d|layer1_|transition|downsample|stage)"  # no other's
 
 # Parts that networks share.
 _HEADS: Rules = (
