@@ -10,7 +10,6 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
-from flax import linen as nn
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -21,6 +20,7 @@ from emanet_jax.errors import UserError
 from emanet_jax.training import workdir
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
+from emanet_jax.types import Model
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def write_run(
 def _import(
     config: ml_collections.ConfigDict,
     state_dict: Mapping[str, np.ndarray],
-    model: nn.Module,
+    model: Model,
     trained_at: tuple[int, int] | None,
 ) -> dict[str, Any]:
     size = tuple(config.data.image_size)
