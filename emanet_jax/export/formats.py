@@ -108,7 +108,12 @@ def _load_savedmodel(folder: Path) -> Callable[[np.ndarray], Maps]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder))  # its signature alone does not keep it alive
-    return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))
+
+    def predict(images: np.ndarray) -> Maps:
+        maps = loaded.signatures["serving_default"](image=tf.constant(images))
+        return dict(sorted(maps.items()))  # a SavedModel's outputs have names but no order
+
+    return predict
 
 
 def _write_onnx(network: Network, folder: Path) -> None:

@@ -136,7 +136,7 @@ def describe(
 ) -> dict[str, Any]:
     """The content of metadata.json; its outputs stand in the order in which the export gives them.
 
-    That is the alphabetical order of the tasks' names, in every format.
+    That is the alphabetical order of the tasks' names (a SavedModel has names alone).
     """
     config, chosen = trained.config, FORMATS[format_name]
     tasks = {task.name: task for task in trained.tasks}
