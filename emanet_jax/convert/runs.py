@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import ml_collections
@@ -83,7 +83,7 @@ def _import(
 
 
 def read_run(
-    directory: epath.PathLike, which: Literal["best", "latest"]
+    directory: epath.PathLike, which: str
 ) -> tuple[ml_collections.ConfigDict, dict[str, np.ndarray]]:
     """The config of a run, and a checkpoint's weights with PyTorch's names and layouts.
 

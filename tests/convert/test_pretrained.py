@@ -91,7 +91,7 @@ def test_weights_land_where_their_names_say():
     kernel = params["stage3_2"]["up_0_2"]["conv"]["kernel"]
     assert kernel.shape == (1, 1, 72, 18)
     assert kernel.flat[0] == order.index("stage3.2.fuse_layers.0.2.0.weight")
-    variance = stats["halve3_3"]["bn"]["var"]
+    variance = stats["downsample3_3"]["bn"]["var"]
     assert variance.flat[0] == order.index("transition3.3.0.1.running_var")
     loaded = pretrained.fill_backbones(published("swin_v2_t"), "swin_v2_t", trunk("swin_v2_t"), "x")
     norm = loaded["params"]["backbone"]["last_norm"]["scale"]
@@ -123,7 +123,7 @@ def test_vgg_fills_segnets_encoder():
     )
     # VGG-16's layers in its own order: conv 0, 3; 7, 10; 14, 17, 20; 24, 27, 30; 34, 37, 40.
     for (scale, unit), index in {(0, 2): 3, (2, 1): 14, (3, 3): 30, (4, 3): 40}.items():
-        layer = encoder[f"scale_{scale}"][f"unit{unit}"]
+        layer = encoder[f"scale_{scale}"][f"conv_norm{unit}"]
         assert layer["conv"]["kernel"].flat[0] == index
         assert layer["conv"]["bias"].flat[0] == index + 0.5
         assert layer["bn"]["scale"].flat[0] == index + 1
