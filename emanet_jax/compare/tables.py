@@ -176,10 +176,7 @@ def summary(
         costs: of each group's network.
     """
     columns = {
-        f"{t.name}/{t.primary}": (
-            f"{t.name} {title_of(t, t.primary)}",
-            t.higher_is_better,
-        )
+        f"{t.name}/{t.primary}": (f"{t.name} {title_of(t, t.primary)}", t.higher_is_better)
         for t in tasks
     }
     if reference is not None:
@@ -222,15 +219,12 @@ def _notes(groups: Sequence[Group], reference: Group | None) -> tuple[str, ...]:
 
 def all_metrics(task: Task, values: pd.DataFrame) -> Table:
     """Every metric of a task, a group a row."""
-    directions = metrics.directions([task])
-    texts, best = _compared(
-        values,
-        {
-            name: (title_of(task, name.partition("/")[2]), directions[name])
-            for name in values.columns
-            if name.startswith(f"{task.name}/")
-        },
-    )
+    columns = {
+        f"{task.name}/{name}": (title_of(task, name), higher)
+        for name, higher in task.metric_directions().items()
+        if f"{task.name}/{name}" in values
+    }
+    texts, best = _compared(values, columns)
     return Table(f"{task.name}: all metrics", texts, best)
 
 
@@ -253,15 +247,16 @@ def by_class(groups: Sequence[Group], task: Task) -> list[Table]:
     colours = task.colours(np.arange(len(classes))[None, :, None])[0].tolist() if classes else []
     runs = [run for group in groups for run in group.runs]
     index = [group.title for group in groups for _ in group.runs]
-    names = (name for run in runs for name in run.per_class)
     tables = []
-    for name in dict.fromkeys(name for name in names if name.startswith(f"{task.name}/")):
-        values = pd.DataFrame([run.per_class.get(name, {}) for run in runs], index, dtype=float)
-        higher = metrics.directions([task])[name]
+    for metric, higher in task.metric_directions().items():
+        rows = [run.per_class.get(f"{task.name}/{metric}", {}) for run in runs]
+        if not any(rows):
+            continue
+        values = pd.DataFrame(rows, index, dtype=float)
         texts, best = _compared(values, {x: (x, higher) for x in classes}, digits=1)
         tables.append(
             Table(
-                f"{task.name}: {title_of(task, name.partition('/')[2])} of every class",
+                f"{task.name}: {title_of(task, metric)} of every class",
                 texts.T.rename_axis(index=None, columns="class"),
                 best.T,
                 (f"{_MISSING}: the class occurs in neither label nor prediction.",),

@@ -1,6 +1,7 @@
 """Reports of runs: grouping, means and deviations, delta_m, tables, curves, and the page."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -161,6 +162,21 @@ def test_the_summary_marks_the_best_in_each_direction_and_says_what_is_missing()
     values = tables.run_values(groups[1:], TASKS, None)
     without = tables.summary(groups[1:], TASKS, values, None, costs[1:])
     assert without.texts.columns[2] == "parameters" and "No Δm" in " ".join(without.notes)
+
+
+def test_the_direction_of_a_metric_is_its_task_s_and_not_its_name_s():
+    class Similarity(metrics.EdgeLoss):
+        def higher_is_better(self):
+            return {"loss": True}
+
+    def metric(prediction, label, valid):
+        return Similarity(**vars(metrics.EdgeLoss.of(prediction, label, valid)))
+
+    (edge,) = tasks_for("pascal_context", ["edge"])
+    task = dataclasses.replace(edge, metric=metric, primary="loss", host_metric=None)
+    groups = [group({"edge/loss": x}, label=str(x)) for x in (0.1, 0.9)]
+    table = tables.all_metrics(task, tables.run_values(groups, [task], None))
+    assert [*table.texts] == ["loss ↑"] and table.best["loss ↑"].tolist() == [False, True]
 
 
 def test_a_run_that_is_not_finished_is_named():
