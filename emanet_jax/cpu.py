@@ -93,7 +93,8 @@ def _inject(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> A
 def _spread(x: jax.Array, module: nn.ConvTranspose) -> jax.Array:
     """A transposed convolution whose windows do not overlap: one product of matrices."""
     params = module.variables["params"]
-    x, kernel, bias = module.promote_dtype(x, params["kernel"], params["bias"], dtype=module.dtype)
+    dtype = module.dtype or jnp.result_type(x, *jax.tree.leaves(params))
+    x, kernel, bias = (array.astype(dtype) for array in (x, params["kernel"], params["bias"]))
     (b, h, w, _), (down, across, features, _) = x.shape, kernel.shape
     y = jnp.einsum("bhwc,yxfc->bhywxf", x, kernel)
     return y.reshape(b, down * h, across * w, features) + bias

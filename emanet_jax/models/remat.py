@@ -11,11 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import choose
 from emanet_jax.models.backbones import segnet, swin
 from emanet_jax.models.heads import DeepLabHead, HRNetHead
 from emanet_jax.models.layers import BasicBlock, BottleneckBlock
 from emanet_jax.models.networks.segnet import Mask
+from emanet_jax.types import Model
 
 # What every network is a stack of, backbone and decoder alike.
 BLOCKS = (BasicBlock, BottleneckBlock, DeepLabHead, HRNetHead, Mask, segnet.Scale, swin.Block)
@@ -44,11 +45,11 @@ class Rematerialised:
     """A network that keeps less for its backward pass; `init` and `apply` are the network's.
 
     Attributes:
-      network: any network of the menu.
+      network: any network of the registry.
       choice: one of CHOICES.
     """
 
-    network: nn.Module
+    network: Model
     choice: str
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
@@ -56,19 +57,18 @@ class Rematerialised:
         return self.network.init(*args, **kwargs)
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network makes of its inputs."""
+        """The network's predictions."""
         with nn.intercept_methods(_interceptor(CHOICES[self.choice])):
             return self.network.apply(*args, **kwargs)
 
 
-def rematerialised(network: nn.Module, choice: str) -> nn.Module | Rematerialised:
+def rematerialised(network: Model, choice: str) -> Model:
     """A network that recomputes what `choice` names; "nothing" gives the network itself.
 
     Raises:
       UserError: the choice is unknown.
     """
-    if choice not in CHOICES:
-        raise UserError(f"config.remat is '{choice}'; choose from {', '.join(CHOICES)}.")
+    choose("config.remat", choice, CHOICES)
     return network if choice == "nothing" else Rematerialised(network, choice)
 
 
