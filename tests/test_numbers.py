@@ -10,14 +10,12 @@ import pytest
 
 from emanet_jax import balancing
 from emanet_jax.errors import UserError
-from emanet_jax.models.layers import BatchNorm, Conv
+from emanet_jax.models.layers import BatchNorm
 from emanet_jax.training import logs, optim, sharding, steps
 from emanet_jax.training.experiment import make_experiment, make_network
 from emanet_jax.types import Predictions
 from tests import tiny
 from tests.helpers import SIZE, TASKS, WEIGHTS, random_batch
-
-NAMES = [task.name for task in TASKS]
 
 
 class Linear(nn.Module):
@@ -28,7 +26,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, images, train):
         x = BatchNorm(train, name="bn")(images) if self.norm else images
-        final = {task.name: Conv(task.channels, 1, name=task.name)(x) for task in TASKS}
+        final = {task.name: nn.Dense(task.channels, name=task.name)(x) for task in TASKS}
         return Predictions(final, ({k: v[:, ::2, ::2] for k, v in final.items()},))
 
 
