@@ -278,7 +278,7 @@ def _is_number_or_none(value: Any) -> bool:
 
 
 def _of_type(default: Any) -> Rule:
-    """Of the default's type; whole numbers will do for floats, and JSON's lists for tuples."""
+    """Demands the default's type; whole numbers will do for floats, and JSON's lists for tuples."""
     kind = type(default)
     if kind is tuple:
         inner = _of_type(default[0])

@@ -1,10 +1,8 @@
-"""Operations that networks, losses, metrics and steps share: on maps, and over whole trees."""
+"""Operations on maps that networks, losses and metrics share."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -46,26 +44,3 @@ def linear_weights(count: int, places: int) -> np.ndarray:
     """Weights (places, count) of linear interpolation between `count` pixels, edges repeated."""
     at = np.clip((np.arange(places) + 0.5) * count / places - 0.5, 0, count - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count)))
-
-
-def global_norm(tree: Any) -> Array:
-    """The Euclidean norm () of all numbers of a tree; 0 of a tree without any.
-
-    On CPUs as one sum over all arrays side by side: there a sum for each of hundreds of arrays,
-    which accelerators fuse, takes seconds to compile.
-    """
-    leaves = [upcast(leaf) for leaf in jax.tree.leaves(tree)]
-    if not leaves:
-        return jnp.zeros(())
-
-    def apart(*leaves: Array) -> Array:
-        return jnp.stack([jnp.sum(x * x) for x in leaves]).sum()
-
-    def side_by_side(*leaves: Array) -> Array:
-        size = sum(x.size for x in leaves)
-        columns = math.isqrt(size)  # sums of sums: rounding grows with the longest of them
-        rest = jnp.zeros(-size % columns, leaves[0].dtype)
-        x = jnp.concatenate([*(x.ravel() for x in leaves), rest]).reshape(-1, columns)
-        return jnp.sum(x * x, axis=0).sum()
-
-    return jnp.sqrt(lax.platform_dependent(*leaves, cpu=side_by_side, default=apart))

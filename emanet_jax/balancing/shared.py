@@ -20,7 +20,7 @@ Dependencies = list[tuple[int, ...]]  # of every leaf of the parameters, the tas
 
 
 def task_dependencies(outputs: Callable[[Any], Sequence[Any]], params: Any) -> Dependencies:
-    """Of every leaf of `params`, the indices of the outputs that depend on it; runs nothing.
+    """Finds the indices of the outputs that depend on each leaf of `params`; runs nothing.
 
     Args:
         outputs: (params) to a tree of arrays per task.

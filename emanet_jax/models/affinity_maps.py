@@ -1,7 +1,7 @@
-"""What CTAL looks at: one pixel's row of the affinities, before and after tasks are mixed.
+"""CTAL's view of an image: one pixel's row of the affinities, before and after tasks are mixed.
 
-In the terms of `ctal.py`, of a pixel i: A_t(i, p) says how alike task t's features are at i and p,
-and G_t(i, p) what share of V_t(p) CTAL adds to task t's features at i. One row takes P numbers a
+In the terms of `ctal.py`, for a pixel i: A_t(i, p) is the likeness of task t's features at i and p,
+and G_t(i, p) the share of V_t(p) that CTAL adds to its features at i. One row takes P numbers a
 task, where the whole matrices take P x P.
 """
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-adds by XLA's own count."""
+"""The cost of a network: parameters, and multiply-adds by XLA's own count."""
 
 import functools
 from typing import Any, NamedTuple

@@ -41,7 +41,7 @@ BETWEEN_ARRAYS = 50  # cost of a multiply-add there, in those of a product: see 
 def choose_implementation(
     b: int, n: int, c: int, pixels: int, fusions: int, itemsize: int
 ) -> tuple[str, str]:
-    """What "auto" means for a batch of b, and why: the fewer operations, within QUADRATIC_BYTES.
+    """Chooses for "auto", with the reason: the fewer operations, within QUADRATIC_BYTES.
 
     Multiply-adds per image: `shifted` takes 2 P^2 n c in products (affinities, diffusion) and
     9 P^2 n fusions between arrays (mixing); `factorized` 18 P n^2 c^2 in products (S and its use).
@@ -162,7 +162,7 @@ def adapt_resolution(params: Any, old_hw: tuple[int, int], new_hw: tuple[int, in
     A fusion is a field over the grid: it is resampled bilinearly, and multiplied by P_old / P_new
     because the diffusion sums over P pixels. Adam's moments of a fusion are resampled only: with
     more pixels, a weight has more terms to act on and a smaller share of the mean loss, so that its
-    slopes stay what they were. Everything else is returned as it is.
+    gradients stay as they were. Everything else is returned as it is.
 
     Args:
       params: any tree that holds `fusion` kernels (3, 3, n, P) and biases (P,), such as a network's

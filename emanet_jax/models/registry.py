@@ -219,12 +219,13 @@ def build(
       UserError: an unknown name or a backbone that the network cannot use, with the choices, or a
         size that no backbone takes.
     """
-    network, trunk = choose("model", name, NETWORKS), choose("backbone", backbone, BACKBONES)
+    network = choose("model", name, NETWORKS)
+    kind = choose("backbone", backbone, BACKBONES).kind
     choose("variant", variant, dict.fromkeys(VARIANTS))
-    if trunk.kind not in network.on:
+    if kind not in network.on:
         needed = " or ".join(KINDS[kind] for kind in network.on)
         raise UserError(
-            f"{name} cannot be built on {backbone}, which gives {KINDS[trunk.kind]}: it needs "
+            f"{name} cannot be built on {backbone}, which gives {KINDS[kind]}: it needs "
             f"{needed}; choose from {', '.join(backbones_of(name))}."
         )
     if not tasks:

@@ -24,7 +24,7 @@ _U_AXIS, _V_AXIS = (2, 0, 0), (1, 2, 1)
 
 @dataclass(frozen=True)
 class Hits:
-    """What every pixel sees."""
+    """The surface in every pixel."""
 
     face: np.ndarray  # (h, w) 3 * box + the local axis (0, 1, 2) that the face is perpendicular to
     glass: np.ndarray  # (h, w) bool: a window's panes
@@ -50,9 +50,9 @@ def _dot(direction: Iterable[float], vectors: np.ndarray) -> np.ndarray:
     return sum(terms[1:], terms[0])
 
 
-def _reciprocal(slope: np.ndarray) -> np.ndarray:
-    """1 / slope; a ray along a plane meets it far away, where the slab test expects it."""
-    return 1 / np.where(np.abs(slope) < 1e-9, np.float32(1e-9), slope)
+def _reciprocal(direction: np.ndarray) -> np.ndarray:
+    """1 / direction; a ray along a plane meets it far away, where the slab test expects it."""
+    return 1 / np.where(np.abs(direction) < 1e-9, np.float32(1e-9), direction)
 
 
 def _enter_and_leave(

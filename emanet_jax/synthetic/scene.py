@@ -1,4 +1,4 @@
-"""What stands where: a furnished room and a camera in it, drawn from one random generator.
+"""A furnished room and a camera in it, drawn from one random generator.
 
 World frame, in metres: x right, y up, z away, the floor at y = 0, the room's middle at x = z = 0.
 Everything is a box turned about the vertical axis, the walls, floor and ceiling too (as slabs 1 m
