@@ -34,7 +34,6 @@ IMPORTED = (
     "emanet_jax.data.cityscapes",
     "emanet_jax.data.pascal_context",
     "emanet_jax.data.synthrooms",
-    "emanet_jax.data.statistics",
     "emanet_jax.models.cost",
     "scipy.io",
     "PIL.Image",
