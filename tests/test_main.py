@@ -166,7 +166,9 @@ def test_a_run_is_evaluated_at_another_size(finished, capsys):
     arguments = [f"--workdir={finished[0]}", "--image_size=32,64", "--image_size=64,96"]
     columns = resolution.main(arguments)
     evaluations = writers.read_evaluations(epath.Path(finished[0]) / workdir.METRICS)
-    assert any(columns["32x64"] == pytest.approx(e, rel=1e-5) for e in evaluations.values())
+    # On other devices than the run had: single pixels may change their class.
+    close = [columns["32x64"] == pytest.approx(e, rel=1e-4, abs=0.02) for e in evaluations.values()]
+    assert any(close)
     assert all(np.isfinite(value) for value in columns["64x96"].values())
     assert "trained at 32x64, evaluated at:" in capsys.readouterr().out
 
