@@ -1,13 +1,11 @@
-"""launch/colab.ipynb runs from top to bottom; launch/install.py asks pip for the right things."""
+"""launch/colab.ipynb runs from top to bottom."""
 
 import os
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 
 from emanet_jax.training import workdir
-from launch.install import wanted
 from tests.conftest import QUICK_COMPILATION, ROOT
 
 NOTEBOOK = ROOT / "launch" / "colab.ipynb"
@@ -51,27 +49,3 @@ def test_it_trains_predicts_and_shows_what_a_pixel_attends_to(tmp_path):
     last = notebook.cells[-1]
     assert "of_network" in last.source
     assert any("image/png" in x.get("data", {}) for x in last.outputs)
-
-
-REQUIREMENTS = """# comment
-jax>=0.10,<0.13
-numpy>=2.0,<3  # why
-tensorflow-cpu>=2.20,<3; python_version >= "3"
-tensorflow>=2.20,<3; python_version < "3"
-
-# Development
-pytest>=8
-""".splitlines()
-
-
-@pytest.mark.parametrize(
-    "installed, accelerator, expected",
-    [
-        ({"jax": "0.11.0"}, "tpu", ["jax==0.11.0", "numpy>=2.0,<3", "tensorflow-cpu"]),
-        ({"jax": "0.7.2"}, "cuda12", ["jax[cuda12]", "numpy>=2.0,<3", "tensorflow-cpu"]),
-        ({"tensorflow": "2.20.1"}, "", ["jax>=0.10,<0.13", "numpy>=2.0,<3", "tensorflow==2.20.1"]),
-    ],
-)
-def test_an_accelerators_jax_stays_if_it_will_do(installed, accelerator, expected):
-    found = wanted(REQUIREMENTS, installed, accelerator)
-    assert [text[: len(start)] for text, start in zip(found, expected, strict=True)] == expected

@@ -1,4 +1,4 @@
-"""Programs on PATH that stand in for gcloud, sbatch and others and note what they are asked."""
+"""Programs on PATH that stand in for gcloud, srun and scontrol and note what they are asked."""
 
 import json
 import os
@@ -12,22 +12,23 @@ with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps([program, *words]) + "\\n")
 asked = words[3] if words[:2] == ["compute", "tpus"] else program
 command = next((w for w in words if w.startswith("--command=")), "")
-asked = "follow" if "tail -n +1" in command else "status" if "cat run.status" in command else asked
+asked = "follow" if "tail -n" in command else asked
+asked = "status" if "cat emanet_jax/run.s" in command else asked
+asked = "running" if "kill -0" in command else asked
 answers = pathlib.Path(os.environ["ANSWERS"], asked)
 lines = answers.read_text().splitlines() if answers.exists() else ["0 "]
 answers.write_text("\\n".join(lines[1:] or lines))
 status, _, said = lines[0].partition(" ")
 words, _, seconds = said.partition(" for ")  # "0 on for 30": goes on for so many seconds
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(os.environ.get("ON_TERM", 75))))
 print(words, file=sys.stderr if int(status) else sys.stdout, flush=True)
 time.sleep(float(seconds or 0))
 sys.exit(int(status))
 """
-PROGRAMS = ("gcloud", "sbatch", "srun", "scontrol")
-ABSENT = "1 ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource was not found."
+PROGRAMS = ("gcloud", "srun", "scontrol")
 PLACE = ("--name=ema", "--zone=us-central2-b")
-TRAIN = ("--", "--config=configs/mine.py", "--workdir=gs://bucket/run", "--config.tasks=('depth',)")
 VM = (*PLACE, "--type=v4-8")
+TRAIN = ("--", "--config=configs/mine.py", "--workdir=gs://bucket/run", "--config.tasks=('depth',)")
 
 
 def without_git():
@@ -36,6 +37,7 @@ def without_git():
 
 
 def answer(project, **answers):
+    """Lines "STATUS words" that a program answers with, one a call; the last one repeatedly."""
     for asked, lines in answers.items():
         (project.parent / "answers" / asked).write_text("\n".join(lines))
 
@@ -46,7 +48,8 @@ def environment(project, **more):
         "PATH": f"{project.parent / 'bin'}:{os.environ['PATH']}",
         "CALLS": str(project.parent / "calls"),
         "ANSWERS": str(project.parent / "answers"),
-        "POLL_SECONDS": "0",
+        "TMPDIR": str(project.parent),
+        "PAUSE": "0",
         **more,
     }
 
@@ -68,12 +71,12 @@ def calls(project) -> list[list[str]]:
 
 
 def verbs(project) -> list[str]:
-    """What gcloud was asked for, without the questions: "create", "scp", "ssh", ..."""
-    asked = [call[4] for call in calls(project) if call[0] == "gcloud"]
-    return [verb for verb in asked if verb != "describe"]
+    """Words for each call of gcloud: "create", "scp", "ssh", ..."""
+    return [call[4] for call in calls(project)]
 
 
-def commands(project) -> list[str]:
-    """What was run on workers, without the questions."""
-    flags = [word for call in calls(project) for word in call if word.startswith("--command=")]
-    return [flag.removeprefix("--command=") for flag in flags if "cat run.status" not in flag]
+def command(project, part: str) -> str:
+    """The one command with this part in it that a worker was given."""
+    words = [word for call in calls(project) for word in call if word.startswith("--command=")]
+    (found,) = {word.removeprefix("--command=") for word in words if part in word}
+    return found

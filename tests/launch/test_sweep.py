@@ -1,8 +1,7 @@
-"""launch/sweep.py: which runs there are, what is finished, what each gets, and how they end."""
+"""launch/sweep.py: which runs there are, what each gets, how they end, and what is left out."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,202 +11,132 @@ import time
 import pytest
 
 from emanet_jax.errors import UserError
-from emanet_jax.training import workdir
-from launch import children
+from launch import sweep
 from tests.conftest import QUICK_COMPILATION, ROOT
 
 TINY = f"{ROOT}/tests/tiny.py:backbone=segnet_tiny"
-OVERRIDES = ("--config.model.overrides={}", "--config.epochs=2")
 
-# Stands in for a training of 3 steps: goes on where it stopped, a step every {pause} seconds;
-# SIGTERM ends it after the step, a second one at once.
+# Stands in for a training: SIGTERM ends it after a moment with 75, a second one at once.
 TRAINING = """
-import json, pathlib, signal, sys, time
-place, config, pause, fails = pathlib.Path(sys.argv[1]), *sys.argv[2:4], sys.argv[4:]
+import os, pathlib, signal, sys, time
+place, pause, status = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 asked = []
 def note(*_):
     asked.append(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, note)
 (place / "started").open("a").write(".")
-if fails:
-    sys.exit("error: " + fails[0])
-(place / "config.json").write_text(config)
-(place / "environment.json").write_text(json.dumps([{"total_steps": 3}]))
-path = place / "results.json"
-done = json.loads(path.read_text())["step"] if path.exists() else 0
-while done < 3 and not asked:
-    time.sleep(float(pause))
-    done += 1
-path.write_text(json.dumps({"step": done}))
-print("signals:", len(asked))
+end = time.monotonic() + pause
+while time.monotonic() < end and not asked:
+    time.sleep(0.02)
+print("signals:", len(asked), flush=True)
+if status:
+    print("error: it broke\\n")
+sys.exit(75 if asked else status)
 """
 
 
-def planned(tmp_path, networks=("stl", "hps"), seeds=(0, 1), **options) -> list[children.Run]:
-    return children.plan(TINY, tmp_path, networks, seeds, overrides=OVERRIDES, **options)
+def commands(directory, folders, pause=0.0, failing=()):
+    """{folder: command} with each folder made as the sweep makes it."""
+    made = {}
+    for folder in folders:
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+        (directory / folder / sweep.CONFIG).write_text("{}")
+        status = "3" if folder in failing else "0"
+        made[folder] = [
+            *(sys.executable, "-S", "-c", TRAINING),
+            *(str(directory / folder), str(pause), status),
+        ]
+    return made
 
 
-def training(pause=0.0, failing=""):
-    """The command of a run; those whose name has `failing` in it fail."""
-
-    def command(run: children.Run) -> list[str]:
-        config = workdir.to_json(run.config())
-        fault = ["it broke"] if failing and failing in str(run) else []
-        program = [sys.executable, "-c", TRAINING]
-        return [*program, str(run.directory), config, str(pause), *fault]
-
-    return command
-
-
-def work(runs, parallel=2, **options) -> tuple[list[children.Run], children.Sweep]:
-    slots = [children.Slot({})] * parallel
-    sweep = children.Sweep(runs, slots, os.environ, training(**options))
-    return sweep.work(), sweep
-
-
-def starts(run: children.Run) -> int:
-    path = run.directory / "started"
-    return len(path.read_text()) if path.exists() else 0
-
-
-def test_all_networks_of_a_seed_come_before_the_next_seed(tmp_path):
-    runs = planned(tmp_path, ("stl", "ati_net"))
-    names = ["stl/seed0", "ati_net/seed0", "stl/seed1", "ati_net/seed1"]
-    assert list(map(str, runs)) == names
-    assert [str(run.directory.relative_to(tmp_path)) for run in runs] == names
-    config = runs[3].config()
+def test_all_networks_of_a_seed_come_before_the_next_seed():
+    overrides = {"epochs": 2.0, "model.overrides": {}}
+    runs = sweep.table(TINY, overrides, ["stl", "ati_net"], [0, 1])
+    assert list(runs) == ["stl/seed0", "ati_net/seed0", "stl/seed1", "ati_net/seed1"]
+    config = runs["ati_net/seed1"]
     assert (config.model.name, config.model.backbone) == ("ati_net", "segnet_tiny")
-    assert (config.seed, config.epochs) == (1, 2.0)
-    assert runs[0].command()[1:3] == ["-m", "emanet_jax.main"]
-    assert f"--workdir={tmp_path}/stl/seed0" in runs[0].command()
+    assert (config.seed, config.epochs, config.model.overrides.to_dict()) == (1, 2.0, {})
+    assert [run.seed for run in runs.values()] == [0, 0, 1, 1]
 
 
-def test_networks_get_their_usual_backbones(tmp_path):
-    config_file = f"{ROOT}/configs/synthrooms.py"
-    runs = children.plan(config_file, tmp_path, ("ema_net", "ati_net"), (0,))
-    assert [run.config().model.backbone for run in runs] == ["hrnet_w18", "segnet"]
+def test_networks_get_their_usual_backbones():
+    runs = sweep.table(f"{ROOT}/configs/synthrooms.py", {}, ["ema_net", "ati_net"], [0])
+    assert [run.model.backbone for run in runs.values()] == ["hrnet_w18", "segnet"]
 
 
-def test_methods_of_balancing_are_rows_of_their_own(tmp_path):
-    runs = planned(tmp_path, ("hps",), (5,), balancings=("fixed", "uncertainty"))
-    assert list(map(str, runs)) == ["hps-fixed/seed5", "hps-uncertainty/seed5"]
-    assert [run.config().balancing for run in runs] == ["fixed", "uncertainty"]
+def test_methods_of_balancing_are_rows_of_their_own():
+    runs = sweep.table(TINY, {}, ["hps"], [5], ["fixed", "uncertainty"])
+    assert list(runs) == ["hps-fixed/seed5", "hps-uncertainty/seed5"]
+    assert [run.balancing for run in runs.values()] == ["fixed", "uncertainty"]
 
 
-def test_overrides_are_found_among_other_flags():
-    argv = ["sweep.py", "--config=a.py", "--config.x=1", "--seeds=0", "--config.y", "2"]
-    argv += ["--noconfig.z", "--config.profile", "--parallel=2", "-config.w=(1, 2)"]
-    expected = ["--config.x=1", "--config.y=2", "--noconfig.z", "--config.profile"]
-    assert children.overrides(argv) == [*expected, "-config.w=(1, 2)"]
-
-
-def write(run, config=None, step=3, total=3):
-    run.directory.mkdir(parents=True, exist_ok=True)
-    (run.directory / "config.json").write_text(config or workdir.to_json(run.config()))
-    (run.directory / "results.json").write_text(json.dumps({"step": step}))
-    starts = [{"total_steps": 2}, {"total_steps": total}]
-    (run.directory / "environment.json").write_text(json.dumps(starts))
-
-
-def test_finished_is_the_last_step_of_this_very_config(tmp_path):
-    run, other = planned(tmp_path, ("hps",))
-    assert not run.finished()
-    write(run)
-    assert run.finished()
-    write(run, step=2)
-    assert not run.finished()
-    write(run, config=workdir.to_json(other.config()))
-    assert not run.finished()
-    write(run)
-    (run.directory / "results.json").write_text('{"st')
-    assert not run.finished()
-
-
-def test_a_sweep_goes_on_with_what_is_not_finished(tmp_path, capfd):
-    runs = planned(tmp_path)
-    unfinished, _ = work(runs, failing="hps/seed1")
-    assert unfinished == [runs[3]]
-    out = capfd.readouterr().out
-    assert re.search(r"\[\d/4\] stl/seed0 finished after \d+s", out)
-    assert re.search(r"hps/seed1 failed \(1\) after \d+s; .*/hps/seed1/log.txt: error: it br", out)
-    again = [run for run in runs if not run.finished()]
-    assert again == [runs[3]]
-    assert work(again)[0] == []
-    assert [starts(run) for run in runs] == [1, 1, 1, 2]
-    assert (runs[3].directory / "log.txt").read_text().splitlines() == [
-        *("error: it broke", "signals: 0")
-    ]
-
-
-def test_a_process_that_ends_well_but_early_is_not_finished(tmp_path):
-    (run,) = planned(tmp_path, ("hps",), (0,))
-    quick = children.Sweep([run], [children.Slot({})], os.environ, lambda _: ["true"])
-    assert quick.work() == [run]
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
+    folders = ["a/seed0", "b/seed0", "c/seed0"]
+    made = commands(tmp_path, folders, failing=["b/seed0"])
+    ended, stopped = sweep.train(tmp_path, made, [sweep.Slot({})] * 2, os.environ)
+    assert ended == {"a/seed0": 0, "b/seed0": 3, "c/seed0": 0} and not stopped
+    out = capsys.readouterr().out
+    assert "/3] a/seed0 is finished" in out
+    assert f"b/seed0 failed (3); {tmp_path}/b/seed0/log.txt: error: it broke\n" in out
+    assert [(tmp_path / x / sweep.FINISHED).exists() for x in folders] == [True, False, True]
+    log = tmp_path / "b/seed0" / sweep.LOG
+    sweep.train(tmp_path, commands(tmp_path, ["b/seed0"]), [sweep.Slot({})], os.environ)
+    assert log.read_text() == "signals: 0\nerror: it broke\n\nsignals: 0\n"  # both starts
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_every_run_save_once_and_starts_no_more(tmp_path, number, capfd):
-    runs = planned(tmp_path)
+def test_a_signal_lets_every_run_save_once_and_starts_no_more(tmp_path, number, capsys):
+    folders = ["a", "b", "c"]
+    made = commands(tmp_path, folders, pause=60)
 
     def interrupt():
-        while not all((run.directory / "config.json").exists() for run in runs[:2]):
+        while not all((tmp_path / x / "started").exists() for x in folders[:2]):
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt).start()
-    unfinished, sweep = work(runs, pause=0.5)
-    assert sweep.stopped_by == number.name and unfinished == runs
-    assert [starts(run) for run in runs] == [1, 1, 0, 0]
-    for run in runs[:2]:
-        assert (run.directory / "log.txt").read_text() == "signals: 1\n"
-        assert 0 < json.loads((run.directory / "results.json").read_text())["step"] < 3
-    assert "stl/seed0 stopped after" in capfd.readouterr().out
-    assert signal.getsignal(number) not in (sweep._stop, None)
-
-
-def test_the_time_left_is_by_network_where_that_is_known(tmp_path):
-    runs = planned(tmp_path, ("stl", "hps"), (0, 1))
-    sweep = children.Sweep(runs[2:], [children.Slot({})] * 2, {})
-    sweep._seconds = {"stl": [100.0, 120.0], "hps": [10.0]}
-    assert sweep._left() == "; about 1m00s left"  # (110 + 10) / 2
+    before = signal.getsignal(number)
+    ended, stopped = sweep.train(tmp_path, made, [sweep.Slot({})] * 2, os.environ)
+    assert stopped and ended == {"a": 75, "b": 75}
+    assert [(tmp_path / x / "log.txt").exists() for x in folders] == [True, True, False]
+    assert (tmp_path / "a" / "log.txt").read_text() == "signals: 1\n"
+    assert "a is stopped" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / "a" / sweep.FINISHED).exists()
 
 
 def test_each_accelerator_is_given_once():
-    assert [x.variables for x in children.make_slots("gpu", 2, 0, {})] == [
+    assert sweep.make_slots("gpu", 2, 1, {}) == [sweep.Slot({})]  # a run alone has them all
+    assert [x.variables for x in sweep.make_slots("gpu", 2, 2, {})] == [
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "1"},
     ]
-    mine = {"CUDA_VISIBLE_DEVICES": "4,GPU-7"}
-    (slot,) = children.make_slots("gpu", 2, 1, mine)
-    assert slot.variables == {"CUDA_VISIBLE_DEVICES": "4"}
-    _, slot = children.make_slots("gpu", 2, 2, mine)
-    assert slot.variables == {"CUDA_VISIBLE_DEVICES": "GPU-7"} and slot.cores is None
-    slots = children.make_slots("tpu", 4, 0, {})
+    _, second = sweep.make_slots("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "4,GPU-7"})
+    assert second == sweep.Slot({"CUDA_VISIBLE_DEVICES": "GPU-7"})
+    slots = sweep.make_slots("tpu", 4, 4, {})
     assert [x.variables["TPU_VISIBLE_DEVICES"] for x in slots] == list("0123")
     assert slots[0].variables["TPU_PROCESS_BOUNDS"] == "1,1,1"
-    with pytest.raises(UserError, match="--parallel=3, but JAX sees 2 accelerators"):
-        children.make_slots("gpu", 2, 3, {})
+    with pytest.raises(UserError, match=r"--parallel=3 needs .* JAX sees 2"):
+        sweep.make_slots("gpu", 2, 3, {})
 
 
 def test_cores_are_shared_out(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {8, 1, 2, 3, 5}, raising=False)
-    cores = [slot.cores for slot in children.make_slots("cpu", 1, 2, {})]
-    assert cores == [{1, 2}, {3, 5}]
-    assert [x.cores for x in children.make_slots("cpu", 1, 0, {})] == [{1, 2, 3, 5, 8}]
-    assert len(children.make_slots("cpu", 1, 7, {})) == 7
+    assert [x.cores for x in sweep.make_slots("cpu", 1, 2, {})] == [{1, 3, 8}, {2, 5}]
+    assert sweep.make_slots("cpu", 1, 1, {}) == [sweep.Slot({})]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity")
 def test_a_run_keeps_to_its_cores_and_variables(tmp_path):
-    (run,) = planned(tmp_path, ("hps",), (0,))
     core = min(os.sched_getaffinity(0))
-    said = "import os; print(*os.sched_getaffinity(0), os.environ['WHICH'])"
+    code = "import os; print(*os.sched_getaffinity(0), os.environ['WHICH'])"
     # The affinity is set just after the start: ask a little later.
-    program = [sys.executable, "-c", f"import time; time.sleep(0.2); {said}"]
-    slot = children.Slot({"WHICH": "mine"}, frozenset({core}))
-    children.Sweep([run], [slot], os.environ, lambda _: program).work()
-    assert (run.directory / "log.txt").read_text() == f"{core} mine\n"
+    program = [sys.executable, "-c", f"import time; time.sleep(0.2); {code}"]
+    commands(tmp_path, ["a"])
+    slot = sweep.Slot({"WHICH": "mine"}, frozenset({core}))
+    sweep.train(tmp_path, {"a": program}, [slot], os.environ)
+    assert (tmp_path / "a" / "log.txt").read_text() == f"{core} mine\n"
 
 
 @pytest.mark.slow
@@ -220,7 +149,7 @@ def test_a_sweep_from_start_to_report(tmp_path):
         *("--config.epochs=1", "--config.model.overrides={}"),
     ]
 
-    def sweep(networks: str) -> subprocess.CompletedProcess:
+    def run(networks: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [*command, f"--networks={networks}"],
             cwd=tmp_path,
@@ -229,13 +158,13 @@ def test_a_sweep_from_start_to_report(tmp_path):
             text=True,
         )
 
-    done = sweep("hps,ema_net")
+    done = run("hps,ema_net")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "ema_net cannot be built on segnet_tiny" in done.stdout
     assert (tmp_path / "sweep" / "report" / "report.html").exists()
-    done = sweep("stl,hps")
+    done = run("stl,hps")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 runs, 1 of them finished before; 2 at a time" in done.stdout
+    assert "2 runs, 1 of them finished before" in done.stdout
     data = json.loads((tmp_path / "sweep" / "report" / "report.json").read_text())
     assert data["reference"] == "stl" and len(data["groups"]) == 2
     log = (tmp_path / "sweep" / "hps" / "seed0" / "log.txt").read_text()
