@@ -1,12 +1,11 @@
 """CTAL's implementations side by side: time, memory, operations and rounding over a grid of cases.
 
     python -m benchmarks.ctal                 # minutes on a CPU: table, CSV, plot
-    python -m benchmarks.ctal --quick         # a minute
     python -m benchmarks.ctal --points=72x96x3 --implementations=factorized,grouped_conv
 
 A case is HxWxTASKS[xCHANNELS[xBATCH]] (128 channels and batch 1 where not given), random float32
 features, `fusion="task_specific"`. Times are of the whole module with its value convolutions, the
-same in all; "train" is forward and backward. Needs JAX, Flax and, for the plot, matplotlib.
+same in all; "train" is forward and backward. "<-" marks what implementation="auto" takes.
 """
 
 import argparse
@@ -20,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.ctal_report import HEADER, Row, line, plot, skip, summary, write_csv
-from benchmarks.timing import machine, seconds
+from benchmarks import common
 from emanet_jax import cpu
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.models.ctal import CrossTaskAffinity, choose_implementation
@@ -31,7 +29,6 @@ POINTS = (
     "4x6x3 8x8x3 12x16x3 16x16x3 16x16x5 24x32x2 24x32x3x64 24x32x3x256 16x24x3x128x2 "
     "32x32x5 24x32x3 36x48x3 72x96x3 144x192x3"
 )
-QUICK = "4x6x3 8x8x3 16x16x5 24x32x3 72x96x3"
 
 
 class Case(NamedTuple):
@@ -47,17 +44,11 @@ class Case(NamedTuple):
     def parse(cls, text: str) -> "Case":
         """From "72x96x3" or "72x96x3x128x2"."""
         try:
-            case = cls(*(int(part) for part in text.split("x")))
+            return cls(*(int(part) for part in text.split("x")))
         except (TypeError, ValueError) as error:
             raise argparse.ArgumentTypeError(
                 f"'{text}' is no case; write HxWxTASKS[xCHANNELS[xBATCH]] as 72x96x3."
             ) from error
-        return case
-
-    @property
-    def pixels(self) -> int:
-        """P, on the features' grid."""
-        return self.h * self.w
 
     def features(self) -> dict[str, np.ndarray]:
         """Random float64 features of every task."""
@@ -65,9 +56,48 @@ class Case(NamedTuple):
         shape = (self.batch, self.h, self.w, self.channels)
         return {f"task{k}": r.standard_normal(shape) for k in range(self.tasks)}
 
-    def quadratic_bytes(self) -> int:
-        """Float32 affinities of every task and mixed affinities of every fusion."""
-        return 4 * self.batch * 2 * self.tasks * self.pixels**2
+    def quadratic_gib(self) -> float:
+        """GiB of the float32 affinities of every task and mixed affinities of every fusion."""
+        return 4 * self.batch * 2 * self.tasks * (self.h * self.w) ** 2 / 2**30
+
+
+class Row(NamedTuple):
+    """A line of the table and the CSV; NaN for what was not measured."""
+
+    implementation: str
+    h: int
+    w: int
+    tasks: int
+    channels: int
+    batch: int
+    pixels: int
+    auto: str
+    forward_s: float = math.nan
+    train_s: float = math.nan
+    forward_temp_mib: float = math.nan
+    train_temp_mib: float = math.nan
+    forward_gflop: float = math.nan
+    train_gflop: float = math.nan
+    value_error: float = math.nan
+    gradient_error: float = math.nan
+
+
+HEADER = (
+    f"{'':12} {'case':>16} {'forward':>10} {'train':>10} {'temporaries, MiB':>17} "
+    f"{'GFLOP':>13} {'error, value':>12} {'gradient':>9}  auto"
+)
+
+
+def line(row: Row) -> str:
+    """The row as it is printed under HEADER; "-" for what was not measured."""
+    return (
+        f"{row.implementation:12} {'x'.join(map(str, row[1:6])):>16} "
+        f"{1e3 * row.forward_s:7.1f} ms {1e3 * row.train_s:7.1f} ms "
+        f"{row.forward_temp_mib:8.1f} {row.train_temp_mib:8.1f} "
+        f"{row.forward_gflop:6.2f} {row.train_gflop:6.2f} "
+        f"{row.value_error:12.1e} {row.gradient_error:9.1e}"
+        f"{'  <-' if row.auto == row.implementation else ''}"
+    ).replace("nan", "  -")
 
 
 @functools.cache
@@ -82,19 +112,6 @@ def functions(implementation: str) -> dict[str, Callable]:
     return {"forward": module.apply, "train": jax.grad(loss, (0, 1), has_aux=True)}
 
 
-def operations(run: Callable, *args: Any) -> float:
-    """XLA's count of floating-point operations, in 1e9.
-
-    XLA counts a loop's body once, so the loops are unrolled for it; nothing is compiled.
-    """
-
-    def unrolled(*args: Any) -> Any:
-        with jax.disable_jit():
-            return run(*args)
-
-    return jax.jit(unrolled).lower(*args).cost_analysis()["flops"] / 1e9
-
-
 def parameters(case: Case) -> Any:
     """Float64 parameters of order 1 / sqrt(fan-in)."""
     module = CrossTaskAffinity(implementation="factorized")
@@ -105,53 +122,105 @@ def parameters(case: Case) -> Any:
     )
 
 
-def relative_errors(tree: Any, reference: Any) -> list[float]:
-    """|x - y| / |y| of every leaf."""
+def largest_error(tree: Any, reference: Any) -> float:
+    """The largest |x - y| / |y| of the leaves."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(reference), strict=True)
-    return [float(np.linalg.norm(x - y) / np.linalg.norm(y)) for x, y in pairs]
+    return max(float(np.linalg.norm(x - y) / np.linalg.norm(y)) for x, y in pairs)
 
 
-def measure(case: Case, names: Iterable[str], budget: int, grouped_pixels: int) -> list[Row]:
-    """All implementations on one case."""
+def measure(case: Case, names: Iterable[str], budget_gib: float, grouped_pixels: int) -> list[Row]:
+    """All implementations on one case; the arguments are the flags of the command."""
     options = cpu.compiler_options(sharding.make_mesh())
     params, features = parameters(case), case.features()
-    auto, _ = choose_implementation(
-        case.batch, case.tasks, case.channels, case.pixels, case.tasks, 4
-    )
+    pixels = case.h * case.w
+    auto, _ = choose_implementation(case.batch, case.tasks, case.channels, pixels, case.tasks, 4)
     with jax.enable_x64(True):  # the tests hold all implementations to the definition there
         exact = jax.jit(functions("factorized")["train"], compiler_options=options)
-        slopes, values = jax.tree.map(np.asarray, exact(params, features))
+        gradients, values = jax.tree.map(np.asarray, exact(params, features))
     single = jax.tree.map(jnp.float32, (params, features))
     rows = []
     for name in names:
-        row = Row(name, *case, pixels=case.pixels, auto=auto)
+        row = Row(name, *case, pixels=pixels, auto=auto)
         for kind, run in functions(name).items():
-            copies = 2 if kind == "forward" else 4  # of the P x P arrays: shifted ones, slopes
-            if name != "factorized" and copies * case.quadratic_bytes() > budget:
-                skip(
-                    row, kind, f"{copies * case.quadratic_bytes() / 2**30:.1f} GiB of P x P arrays"
-                )
+            # Copies of the P x P arrays: shifted ones, cotangents.
+            gib = (2 if kind == "forward" else 4) * case.quadratic_gib()
+            if name != "factorized" and gib > budget_gib:
+                print(f"{name:12} {kind} left out: {gib:.1f} GiB of P x P arrays.")
                 continue
-            if (name, kind) == ("grouped_conv", "train") and case.pixels > grouped_pixels:
-                skip(row, kind, f"more than {grouped_pixels} pixels")
+            if (name, kind) == ("grouped_conv", "train") and pixels > grouped_pixels:
+                print(f"{name:12} {kind} left out: more than {grouped_pixels} pixels.")
                 continue
             compiled = jax.jit(run, compiler_options=options).lower(*single).compile()
-            temporaries = compiled.memory_analysis().temp_size_in_bytes
-            row = row._replace(
-                **{
-                    f"{kind}_s": seconds(compiled, *single),
-                    f"{kind}_temp_mib": temporaries / 2**20,
-                    f"{kind}_gflop": operations(run, *single),
-                }
-            )
             result = jax.tree.map(np.asarray, compiled(*single))
             if kind == "forward":
-                row = row._replace(value_error=max(relative_errors(result, values)))
+                row = row._replace(value_error=largest_error(result, values))
             else:
-                row = row._replace(gradient_error=max(relative_errors(result[0], slopes)))
+                row = row._replace(gradient_error=largest_error(result[0], gradients))
+            measured = {
+                f"{kind}_s": common.wall_and_cpu(compiled, *single)[0],
+                f"{kind}_temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
+                f"{kind}_gflop": common.operations(run, *single) / 1e9,
+            }
+            row = row._replace(**measured)
         rows.append(row)
         print(line(row), flush=True)
     return rows
+
+
+def series(rows: Sequence[Row], name: str) -> list[Row]:
+    """An implementation's rows that differ in pixels only: 3 tasks, 128 channels, batch 1."""
+    chosen = [row for row in rows if row[0] == name and row[3:6] == (3, 128, 1)]
+    return sorted(chosen, key=lambda row: row.pixels)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Growth with pixels, and what "auto" loses to the best implementation."""
+    text = ["growth with pixels P (3 tasks, 128 channels, batch 1, from 192 pixels on):"]
+    for name in IMPLEMENTATIONS:
+        grown = [row for row in series(rows, name) if row.pixels >= 192]
+        found = [
+            f"{field} ~ P^{common.exponent((r.pixels, getattr(r, field)) for r in grown):.2f}"
+            for field in ("forward_s", "train_s", "train_temp_mib")
+        ]
+        text.append(f"  {name:12} {', '.join(found)}")
+    text.append('train time of "auto" over the best of the others:')
+    for case in dict.fromkeys(row[1:6] for row in rows):
+        times = {r.implementation: r.train_s for r in rows if r[1:6] == case and r.train_s > 0}
+        auto = next(r.auto for r in rows if r[1:6] == case)
+        if auto in times and len(times) > 1:
+            ratio = times[auto] / min(times.values())
+            text.append(f"  {'x'.join(map(str, case)):>16} {auto:12} {ratio:.2f}")
+    return "\n".join(text).replace("nan", "-")
+
+
+def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
+    """Time and temporaries of the forward and backward pass over pixels, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    labels = {"s": "seconds", "temp_mib": "temporaries, MiB"}
+    for axis, (field, label) in zip(axes, labels.items(), strict=True):
+        for number, name in enumerate(IMPLEMENTATIONS):
+            for kind, style in (("train", "o-"), ("forward", "o:")):
+                shown = series(rows, name)
+                axis.loglog(
+                    [row.pixels for row in shown],
+                    [getattr(row, f"{kind}_{field}") for row in shown],
+                    style,
+                    color=f"C{number}",
+                    markersize=4,
+                    label=f"{name}, {'forward + backward' if kind == 'train' else kind}",
+                )
+        axis.set(xlabel="pixels P", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    machine = common.machine()
+    figure.suptitle(f"CTAL: 3 tasks, 128 channels, batch 1, float32 ({machine})", fontsize=9)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
@@ -159,14 +228,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--points", type=lambda text: text.replace(",", " "), default=POINTS)
-    parser.add_argument("--quick", action="store_true", help=f"only the cases {QUICK}")
-    parser.add_argument(
-        "--implementations",
-        type=lambda text: text.split(","),
-        default=list(IMPLEMENTATIONS),
-        help="names, separated by commas",
-    )
+    parser.add_argument("--points", default=POINTS.replace(" ", ","), help="cases")
+    parser.add_argument("--implementations", default=",".join(IMPLEMENTATIONS), help="names")
     parser.add_argument(
         "--budget_gib", type=float, default=4.0, help="leave out what takes more in P x P arrays"
     )
@@ -178,21 +241,19 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark_ctal"))
     args = parser.parse_args(argv)
-    if unknown := set(args.implementations) - set(IMPLEMENTATIONS):
+    names = args.implementations.split(",")
+    if unknown := set(names) - set(IMPLEMENTATIONS):
         parser.error(f"--implementations: {', '.join(unknown)}; choose from {[*IMPLEMENTATIONS]}.")
     try:
-        cases = [Case.parse(text) for text in (QUICK if args.quick else args.points).split()]
+        cases = [Case.parse(text) for text in args.points.split(",")]
     except argparse.ArgumentTypeError as error:
         parser.error(f"--points: {error}")
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    print(machine(), HEADER, sep="\n")
-    rows = []
+    print(common.machine(), HEADER, sep="\n")
+    rows: list[Row] = []
     for case in cases:
-        rows += measure(
-            case, args.implementations, int(args.budget_gib * 2**30), args.grouped_backward_pixels
-        )
-        write_csv(rows, args.out / "ctal.csv")
+        rows += measure(case, names, args.budget_gib, args.grouped_backward_pixels)
+        common.write_csv(rows, args.out / "ctal.csv")
     print(summary(rows))
     plot(rows, args.out / "ctal.png")
     print(f"written: {args.out}/ctal.csv, ctal.png")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.timing import machine
+from benchmarks.common import machine
 from emanet_jax.config import default_config
 from emanet_jax.tasks import tasks_for
 from emanet_jax.types import Task

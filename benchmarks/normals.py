@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.timing import machine, size
+from benchmarks.common import machine
 from emanet_jax import camera
 from emanet_jax.data.normals import DISPARITY_STEP, normals_from_depth
 from emanet_jax.synthetic import render_room
@@ -112,11 +112,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image_size", type=size, default=(480, 640), help="H,W")
+    parser.add_argument("--image_size", default="480,640", help="H,W")
     parser.add_argument("--rooms", type=int, default=16, help="how many")
     parser.add_argument("--radii", default="0", help="of the windows, comma-separated; 0: usual")
     args = parser.parse_args(argv)
-    run(args.image_size, args.rooms, [int(radius) for radius in args.radii.split(",")])
+    h, w = map(int, args.image_size.split(","))
+    run((h, w), args.rooms, [int(radius) for radius in args.radii.split(",")])
 
 
 if __name__ == "__main__":

@@ -1,113 +1,225 @@
-"""What a step of EMA-Net costs by the size of images, and by the number of tasks; fits and picture.
+"""A training step of EMA-Net by the size of images, and by the number of tasks; fits and picture.
 
     python -m benchmarks.scale                       # an hour on 2 cores, over 12 GiB
     python -m benchmarks.scale --sizes=64x64,64x128 --tasks=1,2 --size=64x64 --backbone=hrnet_tiny
     python -m benchmarks.scale --memory_gib=0        # memory and operations only: no step is run
 
 Two series, which share what they have in common: sizes with --count tasks, and tasks at --size. The
-tasks are the first of all that data sets have, each once. Images and labels are random: no data set
-is read, and neither TensorFlow nor TFDS, CLU or Grain are needed. Times are the shortest seen,
-memory is XLA's analysis of the compiled program (temporaries, state and batch), TFLOP its count
-before it optimises. The folder --out gets scale.csv, anew after every program, and scale.png.
+tasks are the first of all that data sets have, each once; the batch is one image. The columns are
+those of `benchmarks.train_step`. The folder --out gets scale.csv, anew after every program, and
+scale.png.
 """
 
+import argparse
 import math
+import os
 import pathlib
-import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from absl import flags
+import jax
+import numpy as np
 
-from emanet_jax import cli
-from emanet_jax.errors import UserError
+from benchmarks import common
+from emanet_jax import models
+from emanet_jax.config import default_config
+from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.types import Task
 
-_BACKBONE = flags.DEFINE_string("backbone", "hrnet_w18", "What EMA-Net is built on.")
-_SIZES = flags.DEFINE_list(
-    "sizes",
-    ["128x256", "192x384", "256x512", "384x768", "512x1024", "768x1536", "1024x2048"],
-    "Height x width of the images.",
+SIZES = "128x256,192x384,256x512,384x768,512x1024,768x1536,1024x2048"
+
+
+class Row(NamedTuple):
+    """A line of the table and the CSV."""
+
+    h: int
+    w: int
+    tasks: int
+    pixels: int
+    compile_s: float
+    step_s: float  # NaN where no step was run
+    cpu_s: float  # of all threads, likewise
+    tflop: float
+    state_mib: float
+    memory_mib: float
+
+
+HEADER = (
+    f"{'image':>9} {'tasks':>5} {'compile':>8} {'a step':>9} {'CPU':>9} {'TFLOP':>7} {'state':>9} "
+    f"{'memory':>10}  a million pixels: CPU, memory, TFLOP"
 )
-_COUNT = flags.DEFINE_integer("count", 2, "Tasks at these sizes.")
-_TASKS = flags.DEFINE_list("tasks", ["1", "2", "3", "4", "5", "6"], "How many tasks, at --size.")
-_SIZE = flags.DEFINE_string("size", "128x256", "Height x width where the tasks vary.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Images in a batch.", lower_bound=1)
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "What the network computes in."
-)
-_PHASES = flags.DEFINE_list("phases", ["train"], "What to measure: train, predict or both.")
-_SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to repeat each of them.", lower_bound=0.0)
-_MEMORY = flags.DEFINE_float(
-    "memory_gib",
-    16.0,
-    "Programs that hold more are compiled, for memory and operations, and not run.",
-    lower_bound=0.0,
-)
-_OUT = flags.DEFINE_string("out", "runs/scale", "Folder for scale.csv and scale.png.")
+QUANTITIES = {"step_s": "s", "cpu_s": "s", "memory_mib": "MiB", "tflop": "TFLOP"}
 
 
-def _check_phases(phases: Sequence[str]) -> None:
-    for phase in phases:
-        if phase not in ("train", "predict"):
-            raise UserError(f"--phases={phase} is unknown; choose from train, predict.")
+def line(row: Row) -> str:
+    """The row as it is printed under HEADER; "-" where no step was run."""
+    millions = row.pixels / 1e6
+    return (
+        f"{f'{row.h}x{row.w}':>9} {row.tasks:5} {row.compile_s:6.0f} s {row.step_s:7.2f} s "
+        f"{row.cpu_s:7.2f} s {row.tflop:7.3f} {row.state_mib:5.0f} MiB {row.memory_mib:6.0f} MiB  "
+        f"{row.cpu_s / millions:13.2f} s {row.memory_mib / millions:6.0f} MiB "
+        f"{row.tflop / millions:6.3f}"
+    ).replace("nan", "  -")
 
 
-def _task_count(flag: str, value: str, most: int) -> int:
-    """A number of tasks from the flag --FLAG."""
-    if value not in map(str, range(1, most + 1)):
-        raise UserError(f"--{flag}={value} is no number of tasks; give one from 1 to {most}.")
-    return int(value)
+def all_tasks() -> tuple[Task, ...]:
+    """Every task that a data set has, the first of each name."""
+    named: dict[str, Task] = {}
+    for tasks in DATASET_TASKS.values():
+        for task in tasks:
+            named.setdefault(task.name, task)
+    return tuple(named.values())
 
 
-def _command() -> None:
-    _check_phases(_PHASES.value)
-    sizes = [cli.image_size("sizes", value) for value in _SIZES.value]
-    size = cli.image_size("size", _SIZE.value)
-    import jax
+def cases(
+    sizes: Sequence[tuple[int, int]], count: int, tasks: Sequence[int], size: tuple[int, int]
+) -> list[tuple[tuple[int, int], int]]:
+    """((h, w), number of tasks) of both series, each once, the cheap ones first."""
+    both = {(hw, count) for hw in sizes} | {(size, number) for number in tasks}
+    return sorted(both, key=lambda case: (case[0][0] * case[0][1], case[1], case[0]))
 
-    from benchmarks import scale_measured, scale_report, steps_measured
-    from benchmarks.timing import machine
 
-    most = len(scale_measured.all_tasks())
-    count = _task_count("count", str(_COUNT.value), most)
-    numbers = [_task_count("tasks", value, most) for value in _TASKS.value]
-    cases = scale_measured.cases(sizes, count, numbers, size)
-    if not cases or not _PHASES.value:
-        raise UserError("--sizes and --tasks, or --phases, are empty: give what is to be measured.")
+def measure(
+    image_size: tuple[int, int], count: int, backbone: str, budget: float, most_mib: float
+) -> Row:
+    """Compiles EMA-Net's training step for the first `count` of all tasks, and repeats it.
 
-    out = pathlib.Path(_OUT.value)
-    title = f"EMA-Net on {_BACKBONE.value}, batch {_BATCH.value}, {_PRECISION.value} ({machine()})"
-    print(title, scale_report.HEADER, sep="\n", flush=True)
-    rows: list[scale_report.Row] = []
-    for number, ((h, w), tasks) in enumerate(cases, 1):
-        for phase in _PHASES.value:
-            seconds = scale_measured.forecast(rows, h * w, tasks, phase)
-            step = f", a step about {seconds:.1f} s" if math.isfinite(seconds) else ""
-            print(
-                f"{number} of {len(cases)}: {h}x{w}, tasks: {tasks}, {phase}: compiling takes a "
-                f"minute or more{step}.",
-                file=sys.stderr,
-                flush=True,
-            )
-            rows.append(
-                scale_measured.measure(
-                    (h, w),
-                    tasks,
-                    phase,
-                    backbone=_BACKBONE.value,
-                    batch_size=_BATCH.value,
-                    precision=_PRECISION.value,
-                    budget=_SECONDS.value,
-                    most_mib=1024 * _MEMORY.value,
-                )
-            )
-            print(scale_report.line(rows[-1]), flush=True)
-            steps_measured.write_csv(rows, out / "scale.csv")
-            jax.clear_caches()  # or all programs stay in memory: gigabytes
-    series = scale_report.both_series(rows, count, size)
-    print(scale_report.summary(series))
-    scale_report.plot(series, title, out / "scale.png")
-    print(f"written: {out}")
+    Args:
+        image_size: (h, w) in pixels.
+        count: number of tasks.
+        backbone: of the network.
+        budget: seconds to repeat it for.
+        most_mib: a program that holds more is not run.
+    """
+    tasks = all_tasks()[:count]
+    config = default_config()
+    config.model.backbone, config.data.image_size, config.batch_size = backbone, image_size, 1
+    config.task_weights = {task.name: 1.0 for task in tasks}
+    one = jax.devices()[:1]
+    row = common.measure_step(config, "train", budget, most_mib, tasks, devices=one)
+    return Row(
+        *image_size,
+        tasks=count,
+        pixels=image_size[0] * image_size[1],
+        compile_s=row.compile_s,
+        step_s=row.step_ms / 1e3,
+        cpu_s=row.cpu_ms / 1e3,
+        tflop=row.tflop,
+        state_mib=row.state_mib,
+        memory_mib=row.memory_mib,
+    )
+
+
+def series(
+    rows: Sequence[Row], count: int, size: tuple[int, int]
+) -> dict[str, tuple[str, list[Row]]]:
+    """{axis label: (x, rows in the order of x)}: pixels with `count` tasks, tasks at `size`."""
+    over_pixels = sorted((r for r in rows if r.tasks == count), key=lambda r: r.pixels)
+    over_tasks = sorted((r for r in rows if (r.h, r.w) == size), key=lambda r: r.tasks)
+    return {
+        f"pixels of an image ({count} task{'s' * (count > 1)})": ("pixels", over_pixels),
+        f"tasks ({size[0]} x {size[1]})": ("tasks", over_tasks),
+    }
+
+
+def summary(both: dict[str, tuple[str, list[Row]]]) -> str:
+    """The power laws, lines and parabolas that fit each quantity, and R^2."""
+    text = []
+    for label, (field, rows) in both.items():
+        letter, unit = ("P", 1e6) if field == "pixels" else ("N", 1)
+        text += ["", f"growth with {label}; P in millions of pixels:"]
+        for quantity, unit_of in QUANTITIES.items():
+            points = [(getattr(r, field) / unit, getattr(r, quantity)) for r in rows]
+            found = [f"~ {letter}^{common.exponent(points):.2f}"]
+            for degree in (1,) if letter == "P" else (1, 2):
+                coefficients, r2 = common.fit(points, degree)
+                powers = ("", f" {letter}", f" {letter}²")
+                terms = [
+                    f"{c:.3g} {unit_of}{p}" for c, p in zip(coefficients, powers, strict=False)
+                ]
+                found.append(f"{' + '.join(terms)} (R² {r2:.4f})".replace("+ -", "- "))
+            text.append(f"  {quantity:10} {', '.join(found)}")
+    return "\n".join(text).replace("nan", "-")
+
+
+def plot(both: dict[str, tuple[str, list[Row]]], title: str, path: pathlib.Path) -> None:
+    """Time and memory of both series: pixels on logarithmic axes, tasks with a parabola."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawn = {
+        "seconds": {"step_s": "time", "cpu_s": "CPU time of all threads"},
+        "MiB": {"memory_mib": "memory"},
+    }
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.6), layout="constrained")
+    for axes_row, (label, (field, rows)) in zip(axes, both.items(), strict=True):
+        for axis, (unit, names) in zip(axes_row, drawn.items(), strict=True):
+            for quantity, name in names.items():
+                points = [(getattr(r, field), getattr(r, quantity)) for r in rows]
+                x, y = np.array([p for p in points if math.isfinite(p[1])] or [(1, 1)]).T
+                (mark,) = axis.plot(x, y, "o", label=name)
+                at = np.linspace(x[0], x[-1])
+                if field == "pixels":  # proportional to pixels
+                    axis.loglog(
+                        at, at * np.exp(np.mean(np.log(y / x))), "--", color=mark.get_color()
+                    )
+                else:
+                    coefficients, _ = common.fit(zip(x, y, strict=True), 2)
+                    axis.plot(at, np.polyval(coefficients[::-1], at), color=mark.get_color())
+            axis.set(xlabel=label, ylabel=unit)
+            axis.legend(fontsize=7)
+            axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=9)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=100, format="png")
+    pyplot.close(figure)
+    os.replace(part, path)
+
+
+def _size(text: str) -> tuple[int, int]:
+    h, w = map(int, text.split("x"))
+    return h, w
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the flags, measures, prints the table and the fits, and writes the CSV and picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", choices=models.BACKBONES, default="hrnet_w18")
+    parser.add_argument("--sizes", default=SIZES, help="height x width of the images")
+    parser.add_argument("--count", type=int, default=2, help="tasks at these sizes")
+    parser.add_argument("--tasks", default="1,2,3,4,5,6", help="how many tasks, at --size")
+    parser.add_argument("--size", type=_size, default=(128, 256), help="where the tasks vary")
+    parser.add_argument("--seconds", type=float, default=10.0, help="to repeat each step for")
+    parser.add_argument(
+        "--memory_gib", type=float, default=16.0, help="what holds more is compiled and not run"
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/scale"))
+    args = parser.parse_args(argv)
+    try:
+        sizes = [_size(text) for text in args.sizes.split(",")]
+        counts = [int(text) for text in args.tasks.split(",")]
+    except ValueError as error:
+        parser.error(f"--sizes=64x64,64x128 and --tasks=1,2 are written like this ({error})")
+    if not all(1 <= count <= len(all_tasks()) for count in [*counts, args.count]):
+        parser.error(f"--tasks and --count must be numbers from 1 to {len(all_tasks())}")
+
+    rows: list[Row] = []
+    title = f"EMA-Net on {args.backbone}, batch 1, float32 ({common.machine()})"
+    print(title, HEADER, sep="\n", flush=True)
+    for size, count in cases(sizes, args.count, counts, args.size):
+        rows.append(measure(size, count, args.backbone, args.seconds, 1024 * args.memory_gib))
+        print(line(rows[-1]), flush=True)
+        common.write_csv(rows, args.out / "scale.csv")
+        jax.clear_caches()  # or all programs stay in memory: gigabytes
+    both = series(rows, args.count, args.size)
+    print(summary(both))
+    plot(both, title, args.out / "scale.png")
+    print(f"written: {args.out}")
 
 
 if __name__ == "__main__":
-    cli.run(_command)
+    main()

@@ -2,45 +2,72 @@
 
     python -m benchmarks.train_step --config=configs/nyuv2.py:model=ema_net --batch=8
     python -m benchmarks.train_step --config=configs/nyuv2.py --all --csv=runs/steps.csv
-    python -m benchmarks.train_step --config=configs/nyuv2.py --precision=bfloat16 --profile
-    python -m benchmarks.train_step --config=configs/nyuv2.py --precision=bfloat16 \\
-        --networks=hps,mti_net,ema_net,ema_net_ms --batch=8,32,128 --csv=runs/steps.csv
+    python -m benchmarks.train_step --config=configs/nyuv2.py --networks=hps,ema_net \\
+        --precision=float32,bfloat16 --batch=8,32 --config.remat=blocks --config.accumulate=4
+    python -m benchmarks.train_step --config=configs/nyuv2.py:model=hps --phases=train \\
+        --balancing=equal,famo,pcgrad,mgda
+    JAX_NUM_CPU_DEVICES=4 python -m benchmarks.train_step ... --config.mesh.spatial=2
 
 Images and labels are random and lie on the device: no data set is read, and neither TensorFlow nor
 TFDS, CLU or Grain are needed. Inference is the network with its activations ("predict" makes class
-ids, metres and unit vectors of images). TFLOP is XLA's count of a step's operations before it
+ids, metres and unit vectors of images). Times are the shortest seen. TFLOP is XLA's count before it
 optimises, with every round of a loop; the share is of the device's peak: its data sheet's, on a CPU
 that of a large product of matrices. Memory is what one device holds while it runs, by XLA's
-analysis; programs that need more than a GPU or TPU has are compiled and not run. --profile writes a
-trace for TensorBoard or Perfetto, and prints what takes longest.
+analysis; programs that need more than a GPU or TPU has are compiled and not run. --traces=FOLDER
+gets a trace of three steps of each for TensorBoard or Perfetto.
 """
 
 import itertools
+import math
 import pathlib
 import re
+from collections.abc import Sequence
 
+import jax
 from absl import flags
 
-from emanet_jax import cli
+from benchmarks import common
+from emanet_jax import cli, models
+from emanet_jax.balancing import METHODS
+from emanet_jax.config import USUAL_BACKBONES
 from emanet_jax.errors import UserError
 
 _CONFIG = cli.define_config()
 _BATCH = flags.DEFINE_list("batch", ["8"], "Images in a batch; several: one after the other.")
-_PRECISION = flags.DEFINE_list(
-    "precision", ["float32"], "What networks compute in: float32, bfloat16 or both."
-)
-_ALL = flags.DEFINE_bool("all", False, "Every network of the menu, each on its usual backbone.")
-_NETWORKS = flags.DEFINE_list(
-    "networks", [], "Of the menu, each on its usual backbone; none: the config's."
-)
+_PRECISION = flags.DEFINE_list("precision", ["float32"], "float32, bfloat16 or both.")
+_NETWORKS = flags.DEFINE_list("networks", [], "Each on its usual backbone; none: the config's.")
+_ALL = flags.DEFINE_bool("all", False, "Every network, each on its usual backbone.")
+_BALANCING = flags.DEFINE_list("balancing", [], "Of the losses; none: the config's.")
 _PHASES = flags.DEFINE_list("phases", ["train", "predict"], "What to measure.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "How long to repeat each of them.", lower_bound=0.0)
 _CSV = flags.DEFINE_string("csv", "", "File for the table.")
-_PROFILE = flags.DEFINE_bool("profile", False, "Trace three steps and list the longest operations.")
-_TRACES = flags.DEFINE_string("traces", "runs/traces", "Folder for the traces.")
+_TRACES = flags.DEFINE_string("traces", "", "Folder for traces.")
 
 
-def _check_choices(flag: str, known: tuple[str, ...]) -> None:
+HEADER = (
+    f"{'':10} {'balancing':11} {'precision':9} {'':8} {'batch':>5} {'compile':>8} {'a step':>11} "
+    f"{'CPU':>10} {'images/s':>8} {'TFLOP':>6} {'of peak':>8} {'state':>9} {'memory':>10}"
+)
+
+
+def line(row: common.StepRow) -> str:
+    """The row as it is printed under HEADER; "-" where no step was run."""
+    return (
+        f"{row.network:10} {row.balancing:11} {row.precision:9} {row.phase:8} {row.batch:5} "
+        f"{row.compile_s:6.1f} s {row.step_ms:8.1f} ms {row.cpu_ms:7.0f} ms "
+        f"{row.images_per_s:8.2f} {row.tflop:6.3f} {100 * row.peak_share:6.1f} % "
+        f"{row.state_mib:5.0f} MiB {row.memory_mib:6.0f} MiB"
+    ).replace("nan", "  -")
+
+
+def usual_networks() -> dict[str, str]:
+    """Every network and the backbone that configs build it on."""
+    return {
+        name: USUAL_BACKBONES.get(name, models.backbones_of(name)[0]) for name in models.NETWORKS
+    }
+
+
+def _check_choices(flag: str, known: Sequence[str]) -> None:
     for value in flags.FLAGS[flag].value:
         if value not in known:
             raise UserError(f"--{flag}={value} is unknown; choose from {', '.join(known)}.")
@@ -54,31 +81,35 @@ def _command() -> None:
     for value in _BATCH.value:
         if not re.fullmatch("[1-9][0-9]{0,5}", value):
             raise UserError(f"--batch={value} is no number of images; write it as 8, or 8,32.")
-    from benchmarks import counts, steps_measured
-    from benchmarks.timing import machine
-
-    config = _CONFIG.value
-    usual = steps_measured.usual_networks()
+    usual = usual_networks()
     _check_choices("networks", tuple(usual))
-    chosen = list(usual) if _ALL.value else _NETWORKS.value
-    networks = {x: usual[x] for x in chosen} or {config.model.name: config.model.backbone}
-    print(f"{machine()}; {' x '.join(map(str, config.data.image_size))}")
-    print(steps_measured.HEADER, flush=True)
+    _check_choices("balancing", tuple(METHODS))
+    stats = jax.devices()[0].memory_stats()  # None: CPUs do not say
+    most_mib = stats["bytes_limit"] / 2**20 if stats else math.inf
+    size = " x ".join(map(str, _CONFIG.value.data.image_size))
+    print(f"{common.machine()}; {size}", HEADER, sep="\n", flush=True)
     rows = []
-    cases = itertools.product(networks.items(), _PRECISION.value, map(int, _BATCH.value))
-    for (name, backbone), precision, batch in cases:
-        program = steps_measured.make_program(config, batch, precision, name, backbone)
-        for phase in _PHASES.value:
-            traces = pathlib.Path(_TRACES.value) if _PROFILE.value else None
-            row, longest = steps_measured.measure(
-                program, phase, _SECONDS.value, traces, counts.device_mib()
-            )
-            rows.append(row)
-            print(steps_measured.line(row), *longest, sep="\n", flush=True)
-            if _CSV.value:
-                steps_measured.write_csv(rows, pathlib.Path(_CSV.value))
-    if _CSV.value:
-        print(f"written: {_CSV.value}")
+    for name, method, precision, batch, phase in itertools.product(
+        (usual if _ALL.value else _NETWORKS.value) or [None],
+        _BALANCING.value or [None],
+        _PRECISION.value,
+        map(int, _BATCH.value),
+        _PHASES.value,
+    ):
+        config = _CONFIG.value.copy_and_resolve_references()
+        with config.unlocked():
+            config.precision, config.batch_size = precision, batch
+            config.balancing = method or config.balancing
+            if name not in (None, config.model.name):
+                config.model.name, config.model.overrides = name, {}
+            if name is not None:
+                config.model.backbone = usual[name]
+        traces = pathlib.Path(_TRACES.value) if _TRACES.value else None
+        rows.append(common.measure_step(config, phase, _SECONDS.value, most_mib, traces=traces))
+        print(line(rows[-1]), flush=True)
+        if _CSV.value:
+            common.write_csv(rows, pathlib.Path(_CSV.value))
+        jax.clear_caches()  # or all programs stay in memory: gigabytes
 
 
 if __name__ == "__main__":
