@@ -111,7 +111,7 @@ def random_batch(tasks: Sequence[Task], image_size: tuple[int, int], batch_size:
     """Images of noise with labels: class ids, or numbers between 1 and 2."""
     rng = np.random.default_rng(0)
     shape = (batch_size, *image_size)
-    labels = {}
+    labels: dict[str, np.ndarray] = {}
     for task in tasks:
         low, high = (0, task.channels) if task.class_names else (1, 2)
         label = rng.uniform(low, high, (*shape, task.label_channels))

@@ -90,8 +90,8 @@ def _command() -> None:
     print(f"{common.machine()}; {size}", HEADER, sep="\n", flush=True)
     rows = []
     for name, method, precision, batch, phase in itertools.product(
-        (usual if _ALL.value else _NETWORKS.value) or [None],
-        _BALANCING.value or [None],
+        (usual if _ALL.value else _NETWORKS.value) or [""],
+        _BALANCING.value or [""],
         _PRECISION.value,
         map(int, _BATCH.value),
         _PHASES.value,
@@ -100,9 +100,9 @@ def _command() -> None:
         with config.unlocked():
             config.precision, config.batch_size = precision, batch
             config.balancing = method or config.balancing
-            if name not in (None, config.model.name):
+            if name not in ("", config.model.name):
                 config.model.name, config.model.overrides = name, {}
-            if name is not None:
+            if name:
                 config.model.backbone = usual[name]
         traces = pathlib.Path(_TRACES.value) if _TRACES.value else None
         rows.append(common.measure_step(config, phase, _SECONDS.value, most_mib, traces=traces))
