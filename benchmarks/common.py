@@ -244,9 +244,9 @@ def measure_step(
             state, result = result
         return result
 
-    wall, cpu = math.nan, math.nan
+    wall, cpu_s = math.nan, math.nan
     if state is not None:
-        wall, cpu = wall_and_cpu(step, budget=budget, most=1000)
+        wall, cpu_s = wall_and_cpu(step, budget=budget, most=1000)
         if traces is not None:
             name = f"{config.model.name}-{config.balancing}-{config.precision}"
             with jax.profiler.trace(str(traces / f"{name}-{phase}-{config.batch_size}")):
@@ -263,7 +263,7 @@ def measure_step(
         batch=config.batch_size,
         compile_s=compile_s,
         step_ms=1e3 * wall,
-        cpu_ms=1e3 * cpu,
+        cpu_ms=1e3 * cpu_s,
         images_per_s=config.batch_size / wall,
         tflop=tflop,
         peak_share=tflop / wall / peak,

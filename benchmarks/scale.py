@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import common
 from emanet_jax import models
 from emanet_jax.config import default_config
-from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.tasks import DATASETS
 from emanet_jax.types import Task
 
 SIZES = "128x256,192x384,256x512,384x768,512x1024,768x1536,1024x2048"
@@ -65,8 +65,8 @@ def line(row: Row) -> str:
 def all_tasks() -> tuple[Task, ...]:
     """Every task that a data set has, the first of each name."""
     named: dict[str, Task] = {}
-    for tasks in DATASET_TASKS.values():
-        for task in tasks:
+    for dataset in DATASETS.values():
+        for task in dataset.tasks:
             named.setdefault(task.name, task)
     return tuple(named.values())
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import common, ctal, input_pipeline, scale, train_step
 from emanet_jax import models
 from emanet_jax.models.affinity import IMPLEMENTATIONS
-from emanet_jax.tasks import DATASET_TASKS
+from emanet_jax.tasks import DATASETS
 from tests import tiny
 from tests.commands import CHEAP
 from tests.conftest import ROOT
@@ -242,7 +242,7 @@ ROWS = [
 
 def test_every_task_is_there_once():
     names = [task.name for task in scale.all_tasks()]
-    known = {task.name for tasks in DATASET_TASKS.values() for task in tasks}
+    known = {task.name for dataset in DATASETS.values() for task in dataset.tasks}
     assert len(names) == len(known) == 6 and set(names) == known
 
 

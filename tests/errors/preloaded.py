@@ -6,7 +6,7 @@ import importlib
 for name in (
     "emanet_jax.compare.report",
     "emanet_jax.convert.runs",
-    "emanet_jax.export.artefact",
+    "emanet_jax.export.writing",
     "emanet_jax.models.cost",
     "emanet_jax.predict.loops",
     "emanet_jax.training.loop",
