@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from emanet_jax import balancing, cpu, models
-from emanet_jax.config import check_config
+from emanet_jax.config import USUAL_BACKBONES, check_config
 from emanet_jax.models.remat import rematerialised
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
@@ -157,6 +157,29 @@ class StepRow(NamedTuple):
     peak_share: float
     state_mib: float  # parameters, the optimiser's moments, statistics
     memory_mib: float  # of a device: state, batch, results and temporaries
+
+
+STEP_HEADER = (
+    f"{'':10} {'balancing':11} {'precision':9} {'':8} {'batch':>5} {'compile':>8} {'a step':>11} "
+    f"{'CPU':>10} {'images/s':>8} {'TFLOP':>6} {'of peak':>8} {'state':>9} {'memory':>10}"
+)
+
+
+def step_line(row: StepRow) -> str:
+    """The row as it is printed under STEP_HEADER; "-" where no step was run."""
+    return (
+        f"{row.network:10} {row.balancing:11} {row.precision:9} {row.phase:8} {row.batch:5} "
+        f"{row.compile_s:6.1f} s {row.step_ms:8.1f} ms {row.cpu_ms:7.0f} ms "
+        f"{row.images_per_s:8.2f} {row.tflop:6.3f} {100 * row.peak_share:6.1f} % "
+        f"{row.state_mib:5.0f} MiB {row.memory_mib:6.0f} MiB"
+    ).replace("nan", "  -")
+
+
+def usual_networks() -> dict[str, str]:
+    """Every network and the backbone that configs build it on."""
+    return {
+        name: USUAL_BACKBONES.get(name, models.backbones_of(name)[0]) for name in models.NETWORKS
+    }
 
 
 def measure_step(

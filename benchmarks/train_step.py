@@ -27,9 +27,8 @@ import jax
 from absl import flags
 
 from benchmarks import common
-from emanet_jax import cli, models
+from emanet_jax import cli
 from emanet_jax.balancing import METHODS
-from emanet_jax.config import USUAL_BACKBONES
 from emanet_jax.errors import UserError
 
 _CONFIG = cli.define_config()
@@ -42,29 +41,6 @@ _PHASES = flags.DEFINE_list("phases", ["train", "predict"], "What to measure.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "How long to repeat each of them.", lower_bound=0.0)
 _CSV = flags.DEFINE_string("csv", "", "File for the table.")
 _TRACES = flags.DEFINE_string("traces", "", "Folder for traces.")
-
-
-HEADER = (
-    f"{'':10} {'balancing':11} {'precision':9} {'':8} {'batch':>5} {'compile':>8} {'a step':>11} "
-    f"{'CPU':>10} {'images/s':>8} {'TFLOP':>6} {'of peak':>8} {'state':>9} {'memory':>10}"
-)
-
-
-def line(row: common.StepRow) -> str:
-    """The row as it is printed under HEADER; "-" where no step was run."""
-    return (
-        f"{row.network:10} {row.balancing:11} {row.precision:9} {row.phase:8} {row.batch:5} "
-        f"{row.compile_s:6.1f} s {row.step_ms:8.1f} ms {row.cpu_ms:7.0f} ms "
-        f"{row.images_per_s:8.2f} {row.tflop:6.3f} {100 * row.peak_share:6.1f} % "
-        f"{row.state_mib:5.0f} MiB {row.memory_mib:6.0f} MiB"
-    ).replace("nan", "  -")
-
-
-def usual_networks() -> dict[str, str]:
-    """Every network and the backbone that configs build it on."""
-    return {
-        name: USUAL_BACKBONES.get(name, models.backbones_of(name)[0]) for name in models.NETWORKS
-    }
 
 
 def _check_choices(flag: str, known: Sequence[str]) -> None:
@@ -81,13 +57,13 @@ def _command() -> None:
     for value in _BATCH.value:
         if not re.fullmatch("[1-9][0-9]{0,5}", value):
             raise UserError(f"--batch={value} is no number of images; write it as 8, or 8,32.")
-    usual = usual_networks()
+    usual = common.usual_networks()
     _check_choices("networks", tuple(usual))
     _check_choices("balancing", tuple(METHODS))
     stats = jax.devices()[0].memory_stats()  # None: CPUs do not say
     most_mib = stats["bytes_limit"] / 2**20 if stats else math.inf
     size = " x ".join(map(str, _CONFIG.value.data.image_size))
-    print(f"{common.machine()}; {size}", HEADER, sep="\n", flush=True)
+    print(f"{common.machine()}; {size}", common.STEP_HEADER, sep="\n", flush=True)
     rows = []
     for name, method, precision, batch, phase in itertools.product(
         (usual if _ALL.value else _NETWORKS.value) or [""],
@@ -106,7 +82,7 @@ def _command() -> None:
                 config.model.backbone = usual[name]
         traces = pathlib.Path(_TRACES.value) if _TRACES.value else None
         rows.append(common.measure_step(config, phase, _SECONDS.value, most_mib, traces=traces))
-        print(line(rows[-1]), flush=True)
+        print(common.step_line(rows[-1]), flush=True)
         if _CSV.value:
             common.write_csv(rows, pathlib.Path(_CSV.value))
         jax.clear_caches()  # or all programs stay in memory: gigabytes

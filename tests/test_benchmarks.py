@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, ctal, input_pipeline, scale, train_step
+from benchmarks import common, ctal, input_pipeline, scale
 from emanet_jax import models
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.tasks import DATASETS
@@ -149,7 +149,7 @@ def test_a_step_is_measured_and_traced(tmp_path):
     assert row.images_per_s == pytest.approx(4000 / row.step_ms)
     assert row.memory_mib > row.state_mib / 3  # the moments are not read
     assert list(tmp_path.rglob("*.xplane.pb"))
-    assert " - " not in train_step.line(row)
+    assert " - " not in common.step_line(row)
 
     common.write_csv([row, row], tmp_path / "new" / "steps.csv")
     assert [float(x["tflop"]) for x in table(tmp_path / "new" / "steps.csv")] == [row.tflop] * 2
@@ -159,7 +159,7 @@ def test_a_program_that_is_too_large_is_compiled_and_not_run():
     row = common.measure_step(small_config(), "predict", 0.0, most_mib=0.1)
     assert math.isnan(row.step_ms) and math.isnan(row.cpu_ms)
     assert row.compile_s > 0 and row.tflop > 0 and row.memory_mib > 0.1
-    assert "nan" not in train_step.line(row)
+    assert "nan" not in common.step_line(row)
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_micro_batches_take_less_memory():
 
 
 def test_every_network_has_a_backbone_to_be_measured_on():
-    networks = train_step.usual_networks()
+    networks = common.usual_networks()
     assert set(networks) == set(models.NETWORKS)
     assert all(backbone in models.backbones_of(name) for name, backbone in networks.items())
 

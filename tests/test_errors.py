@@ -58,7 +58,7 @@ PHOTOS = "official/leftImg8bit/val/frankfurt"
 COMPARE = ("--workdirs=run,twin", "--output=new", "--images=0")
 EXPORT = ("--workdir=run", "--format=stablehlo", "--output=new")
 SWEEP = (f"--config={ROOT}/tests/tiny.py", "--workdir=new", "--networks=hps")
-SHARD = "data/synthrooms/32x64_8_4_seed0/1.0.0/synthrooms-val.array_record-00000-of-00001"
+SHARD = "data/synthrooms/32x64_8_4_seed0/2.0.0/synthrooms-val.array_record-00000-of-00001"
 IDS = "pascal/ImageSets/Context/train.txt"
 DEPTHS = official_paths(Path("official"), "train", official_name("train", 1))["depth"]
 FAULTY = "from emanet_jax import config\n\ndef get_config(arg=None):\n    return 1 / 0\n"
@@ -92,7 +92,7 @@ ROWS = {
     "a config that raises": Row(
         "main",
         ("--config=mine.py", "--workdir=new"),
-        "--config=mine.py .*division by zero",
+        "--config=mine.py.*division by zero",
         written("mine.py", FAULTY),
     ),
     "a config of an older version": Row(
@@ -269,7 +269,8 @@ def test_an_error_is_one_line_and_leaves_nothing(pristine, tmp_path, name):
 # Beginnings of messages that need not keep the rule below, and why.
 EXCEPTIONS = {
     "' '.join(str(error).split())": "absl's own words, which name the flag",
-    "outcome['fault']": "the message of another process's UserError",
+    "outcome['error']": "the message of another process's UserError",
+    "there is no such file": "absl puts the flag before it",
     "'{rest[1]}' is no flag": "the word itself is all there is",
     "config argument '{part}'": "the argument itself is all there is",
     "{damage}; choose another": "begins with the path of the damaged file",
@@ -315,7 +316,9 @@ def names_something(message: ast.expr) -> bool:
     names += [x.attr for x in inner if isinstance(x, ast.Attribute)]
     if any(_PLACE.search(name) or re.fullmatch("_[A-Z_]+", name) for name in names):  # or a flag
         return True
-    # "upsampling is 'x'; ...", "unknown backbone 'x'; ...", "hps cannot be built on x; choose ..."
+    # "upsampling is 'x'; ...", "a backbone 'x' ...", "unknown network 'x'; ...", "...; choose from"
+    if re.search(r"\b(data set|backbone|network|task|name) '\{", text):
+        return True
     argument = r"(?!it )(\w+|\{\w+\}( of \{\w+\})?) (is|are) '?\{|unknown .*? '?\{"
     return bool(re.match(argument, text) or re.search(r"choose (from|one or more of) \{", text))
 
