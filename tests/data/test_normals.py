@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks import normals as benchmark
 from emanet_jax import camera
 from emanet_jax.data.normals import DISPARITY_STEP, normals_from_depth
+from tests.data import kinect
 
 SIZE = (120, 160)
 
@@ -34,16 +34,16 @@ def test_a_plane_has_its_normal_everywhere(normal, rows):
     normals = normals_from_depth(np.where(known, depth, 0)[..., None])
     assert normals.dtype == np.float32
     assert normals.shape == (*SIZE, 3)
-    assert benchmark.angles(normals[known], np.array(normal)).max() < 0.01
+    assert kinect.angles(normals[known], np.array(normal)).max() < 0.01
     assert not normals[~known].any()
 
 
 def test_another_camera():
     view = camera.Intrinsics(200.0, 210.0, 70.0, 65.0)
     depth = plane_depth((0.6, 0, -0.8), 2.0, view=view)
-    errors = benchmark.angles(normals_from_depth(depth, view=view), np.array((0.6, 0, -0.8)))
+    errors = kinect.angles(normals_from_depth(depth, view=view), np.array((0.6, 0, -0.8)))
     assert errors.max() < 0.01
-    others = benchmark.angles(normals_from_depth(depth), np.array((0.6, 0, -0.8)))
+    others = kinect.angles(normals_from_depth(depth), np.array((0.6, 0, -0.8)))
     assert np.median(others) > 2
 
 
@@ -53,7 +53,7 @@ def test_a_corner_keeps_two_planes_apart():
     left = depths[0] < depths[1]
     normals = normals_from_depth(np.minimum(*depths))
     exact = np.where(left[..., None], *walls)
-    errors = benchmark.angles(normals, exact)
+    errors = kinect.angles(normals, exact)
     assert np.median(errors) < 0.01
     assert (errors > 5).mean() < 0.05  # the crease itself
     assert normals.any(-1).all()  # is no step
@@ -86,10 +86,10 @@ def test_what_was_not_measured_neither_has_nor_changes_normals():
     filled = np.where(measured, depth, depth * 1.02)
     normals = normals_from_depth(filled, measured)
     assert not normals[~measured].any()
-    errors = benchmark.angles(normals[measured], np.array((0.6, 0, -0.8)))
+    errors = kinect.angles(normals[measured], np.array((0.6, 0, -0.8)))
     assert errors.max() < 0.01
     believed = normals_from_depth(filled)
-    assert benchmark.angles(believed, np.array((0.6, 0, -0.8))).max() > 0.05
+    assert kinect.angles(believed, np.array((0.6, 0, -0.8))).max() > 0.05
 
 
 def test_too_few_or_no_pixels_are_invalid():
@@ -103,7 +103,7 @@ def test_the_noise_is_a_kinects():
     """Rounded disparity, and an error that grows with the square of the distance."""
     spread = {}
     for z in (1.0, 2.0, 4.0):
-        noisy = benchmark.kinect(np.random.default_rng(0), np.full(SIZE, z))
+        noisy = kinect.kinect(np.random.default_rng(0), np.full(SIZE, z))
         steps = 1 / noisy / DISPARITY_STEP
         assert np.allclose(steps, np.rint(steps), atol=1e-6)
         spread[z] = noisy.std()
@@ -114,7 +114,7 @@ def test_the_noise_is_a_kinects():
 
 @pytest.fixture(scope="module")
 def rooms():
-    return [benchmark.make_room(index, (480, 640)) for index in range(3)]
+    return [kinect.make_room(index, (480, 640)) for index in range(3)]
 
 
 def _errors(rooms, noisy):
@@ -122,11 +122,11 @@ def _errors(rooms, noisy):
     for index, room in enumerate(rooms):
         depth, measured = room.depth, None
         if noisy:
-            depth, measured = benchmark.kinect(np.random.default_rng(index), depth), room.measured
+            depth, measured = kinect.kinect(np.random.default_rng(index), depth), room.measured
         normals = normals_from_depth(depth, measured)
         valid = normals.any(-1)
-        inner = benchmark.inner(room, 6)
-        errors.append(benchmark.angles(normals, room.normals)[valid & inner])
+        inner = kinect.inner(room, 6)
+        errors.append(kinect.angles(normals, room.normals)[valid & inner])
         shares.append(valid[inner & room.measured].mean())
         length = np.linalg.norm(normals[valid].astype(np.float64), axis=-1)
         assert np.allclose(length, 1, atol=1e-6)
@@ -145,14 +145,3 @@ def test_rooms_seen_by_a_kinect(rooms):
     errors = _errors(rooms, noisy=True)
     assert np.median(errors) < 2
     assert np.mean(errors < 11.25) > 0.98
-
-
-def test_the_benchmark_prints_its_table(capsys):
-    benchmark.main(["--image_size=48,64", "--rooms=1", "--radii=0,3"])
-    printed = capsys.readouterr().out
-    lines = [line for line in printed.splitlines() if "inner" in line or "all" in line]
-    assert len(lines) == 8
-    for line in lines:
-        numbers = [float(text) for text in line.split()[-6:]]
-        assert all(0 <= x <= 180 for x in numbers)
-    assert printed.count("images/s") == 2

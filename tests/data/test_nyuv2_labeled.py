@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from benchmarks.normals import angles
 from emanet_jax.data import geometry, nyuv2, pipeline
 from emanet_jax.data.normals import normals_from_depth
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
+from tests.data.kinect import angles
 from tests.data.layouts import write_labeled
 from tests.data.settings import SIZE, data_config
 
