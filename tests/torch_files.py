@@ -58,7 +58,7 @@ class Raw(NamedTuple):
 
 
 def save_torch(path, content, old=False):
-    """Writes what torch.save writes, in the form of a zip or the old stream of pickles."""
+    """Writes what torch.save writes, as a zip or as the old stream of pickles."""
     writer = _Writer(old)
     body = writer.pickle(content)
     if old:

@@ -17,7 +17,7 @@ from tests.torch_files import save_torch
 
 TASKS = [menu.task("semseg", 5), menu.task("saliency", 2)]
 
-# What an exported state dict holds beside parameters and statistics.
+# Names in an exported state dict beside parameters and statistics.
 BESIDE = ("num_batches_tracked", "relative_coords_table", "relative_position_index")
 
 

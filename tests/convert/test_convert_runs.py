@@ -52,11 +52,11 @@ def random_variables(name="hps", backbone="hrnet_tiny", size=(32, 64), variant="
     return jax.tree.map(lambda x: r.random_sample(x.shape).astype(np.float32), shapes)
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, x in expected.items():
-        assert found[name].dtype == x.dtype and found[name].shape == x.shape, name
-        np.testing.assert_array_equal(found[name], x, err_msg=name)
+        assert actual[name].dtype == x.dtype and actual[name].shape == x.shape, name
+        np.testing.assert_array_equal(actual[name], x, err_msg=name)
 
 
 @pytest.mark.parametrize(("name", "backbone"), KINDS)
@@ -76,9 +76,9 @@ def test_files_say_what_they_are_of(tmp_path):
     state_dict = convert.export_torch(random_variables(), "hps")
     runs.write_weights(make_config(), state_dict, tmp_path / "new" / "x.safetensors")
     with safe_open(tmp_path / "new" / "x.safetensors", "np") as file:
-        said = file.metadata()
-    assert said["model"] == "hps" and said["backbone"] == "hrnet_tiny"
-    assert said["tasks"] == "semseg,depth,normals" and said["image_size"] == "32x64"
+        metadata = file.metadata()
+    assert metadata["model"] == "hps" and metadata["backbone"] == "hrnet_tiny"
+    assert metadata["tasks"] == "semseg,depth,normals" and metadata["image_size"] == "32x64"
     runs.write_weights(make_config(), state_dict, tmp_path / "x.npz")
     assert_same(reading.read_state_dict(tmp_path / "x.npz"), state_dict)
 
@@ -197,8 +197,8 @@ def test_the_command(tmp_path):
     assert status == 0, err
     assert "took 'state_dict'; left out: epoch." in out
     assert "left out, as asked for: loss.log_vars (3,)." in out
-    said = "hps (released) on hrnet_tiny for synthrooms at 32x64"
-    assert said in out and "images with unit statistics" in out
+    logged = "hps (released) on hrnet_tiny for synthrooms at 32x64"
+    assert logged in out and "images with unit statistics" in out
     written = json.loads((tmp_path / "run" / workdir.CONFIG).read_text())
     assert written["model"]["variant"] == "released" and written["model"]["pretrained"] == ""
 

@@ -30,7 +30,7 @@ FILES = {
     "swin_v2_s": "torchvision_swin_v2_s",
     "swin_v2_b": "torchvision_swin_v2_b",
 }
-# Parameters of the trunks, without the classifiers.
+# Parameters of the backbones, without the classifiers.
 COUNTS = {
     "hrnet_w18": 3_860_720,
     "resnet34": 21_284_672,
@@ -56,7 +56,7 @@ def published(backbone):
 
 
 @functools.cache
-def trunk(backbone):
+def backbone_alone(backbone):
     """The variables of a network that is nothing but this backbone."""
     module = models.BACKBONES[backbone].make()
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
@@ -70,22 +70,24 @@ def trunk(backbone):
 
 @pytest.mark.parametrize("backbone", FILES)
 def test_every_public_file_fits_completely(backbone):
-    state_dict, variables = published(backbone), trunk(backbone)
+    state_dict, variables = published(backbone), backbone_alone(backbone)
     loaded = pretrained.fill_backbones(state_dict, backbone, variables, "x")
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     assert sum(x.size for x in jax.tree.leaves(loaded["params"])) == COUNTS[backbone]
-    found = sorted(float(x.flat[0]) for x in jax.tree.leaves(loaded))
+    actual = sorted(float(x.flat[0]) for x in jax.tree.leaves(loaded))
     not_ours = ("num_batches_tracked", "relative_coords_table", "relative_position_index")
     expected = [
         float(i)
         for i, name in enumerate(state_dict)
         if not name.startswith(CLASSIFIERS) and not name.endswith(not_ours)
     ]
-    assert found == expected  # each of them once
+    assert actual == expected  # each of them once
 
 
 def test_weights_land_where_their_names_say():
-    loaded = pretrained.fill_backbones(published("hrnet_w18"), "hrnet_w18", trunk("hrnet_w18"), "x")
+    loaded = pretrained.fill_backbones(
+        published("hrnet_w18"), "hrnet_w18", backbone_alone("hrnet_w18"), "x"
+    )
     order = list(published("hrnet_w18"))
     params, stats = loaded["params"]["backbone"], loaded["batch_stats"]["backbone"]
     kernel = params["stage3_2"]["up_0_2"]["conv"]["kernel"]
@@ -93,7 +95,9 @@ def test_weights_land_where_their_names_say():
     assert kernel.flat[0] == order.index("stage3.2.fuse_layers.0.2.0.weight")
     variance = stats["downsample3_3"]["bn"]["var"]
     assert variance.flat[0] == order.index("transition3.3.0.1.running_var")
-    loaded = pretrained.fill_backbones(published("swin_v2_t"), "swin_v2_t", trunk("swin_v2_t"), "x")
+    loaded = pretrained.fill_backbones(
+        published("swin_v2_t"), "swin_v2_t", backbone_alone("swin_v2_t"), "x"
+    )
     norm = loaded["params"]["backbone"]["last_norm"]["scale"]
     assert norm.flat[0] == list(published("swin_v2_t")).index("norm.weight")
 
@@ -115,11 +119,11 @@ def vgg16_bn():
 
 
 def test_vgg_fills_segnets_encoder():
-    loaded = pretrained.fill_backbones(vgg16_bn(), "segnet", trunk("segnet"), "x")
+    loaded = pretrained.fill_backbones(vgg16_bn(), "segnet", backbone_alone("segnet"), "x")
     assert set(loaded["params"]["backbone"]) == {"encoder"}
     encoder = loaded["params"]["backbone"]["encoder"]
     assert jax.tree.structure(encoder) == jax.tree.structure(
-        trunk("segnet")["params"]["backbone"]["encoder"]
+        backbone_alone("segnet")["params"]["backbone"]["encoder"]
     )
     # VGG-16's layers in its own order: conv 0, 3; 7, 10; 14, 17, 20; 24, 27, 30; 34, 37, 40.
     for (scale, unit), index in {(0, 2): 3, (2, 1): 14, (3, 3): 30, (4, 3): 40}.items():
@@ -137,7 +141,7 @@ def test_every_backbone_of_the_menu_has_a_published_form():
 def tiny_backbone(seed=0):
     """A file of hrnet_tiny's weights by their public names, with a classifier."""
     r = np.random.RandomState(seed)
-    module = {k: v["backbone"] for k, v in trunk("hrnet_tiny").items()}
+    module = {k: v["backbone"] for k, v in backbone_alone("hrnet_tiny").items()}
     values = jax.tree.map(lambda x: r.standard_normal(x.shape).astype(np.float32), module)
     named = convert.export_torch({k: {"backbone": v} for k, v in values.items()}, "hps")
     state_dict = {name.removeprefix("backbone."): x for name, x in named.items()}
@@ -154,13 +158,13 @@ def test_every_task_of_stl_gets_the_backbone():
     loaded = pretrained.fill_backbones(state_dict, "hrnet_tiny", variables, "x")
     for collection, tree in values.items():
         assert set(loaded[collection]) == {"backbone_semseg", "backbone_depth"}
-        for found in loaded[collection].values():
-            jax.tree.map(np.testing.assert_array_equal, found, tree)
+        for actual in loaded[collection].values():
+            jax.tree.map(np.testing.assert_array_equal, actual, tree)
 
 
 def test_missing_surplus_and_misshapen_names_are_listed():
     _, state_dict = tiny_backbone()
-    variables = trunk("hrnet_tiny")
+    variables = backbone_alone("hrnet_tiny")
     wrong = {**state_dict, "conv9.weight": state_dict["conv1.weight"], "head.bias": np.zeros(3)}
     del wrong["conv1.weight"], wrong["bn2.running_mean"]
     with pytest.raises(UserError) as error:
@@ -180,7 +184,7 @@ def test_missing_surplus_and_misshapen_names_are_listed():
 def test_half_precision_files_are_widened():
     values, state_dict = tiny_backbone()
     half = {name: x.astype(np.float16) for name, x in state_dict.items()}
-    loaded = pretrained.fill_backbones(half, "hrnet_tiny", trunk("hrnet_tiny"), "x")
+    loaded = pretrained.fill_backbones(half, "hrnet_tiny", backbone_alone("hrnet_tiny"), "x")
     for path, x in flatten_dict(loaded).items():
         collection, _, *rest = path
         assert x.dtype == np.float32
@@ -261,7 +265,7 @@ def test_a_file_is_found_before_a_repository(tmp_path, monkeypatch):
 def test_a_run_starts_from_the_file(tmp_path, caplog):
     caplog.set_level(logging.INFO, "emanet_jax")
     values, state_dict = tiny_backbone()
-    path = tmp_path / "trunk.safetensors"
+    path = tmp_path / "backbone.safetensors"
     save_file(state_dict, path)
     config = tiny.get_config()
     with config.unlocked():
@@ -270,15 +274,15 @@ def test_a_run_starts_from_the_file(tmp_path, caplog):
     experiment = make_experiment(config)
     state, fresh = experiment.initial_state(), experiment.init()
     for collection in ("params", "batch_stats"):
-        found, start = getattr(state, collection), getattr(fresh, collection)
-        jax.tree.map(np.testing.assert_array_equal, found["backbone"], values[collection])
-        rest = {k: v for k, v in found.items() if k != "backbone"}
+        actual, start = getattr(state, collection), getattr(fresh, collection)
+        jax.tree.map(np.testing.assert_array_equal, actual["backbone"], values[collection])
+        rest = {k: v for k, v in actual.items() if k != "backbone"}
         jax.tree.map(
             np.testing.assert_array_equal, rest, {k: v for k, v in start.items() if k in rest}
         )
     on_all = experiment.abstract_state().step.sharding
     assert all(x.sharding == on_all for x in jax.tree.leaves(state))
-    said = caplog.text
+    logged = caplog.text
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert f"hrnet_tiny starts from {path}" in said and digest in said
-    assert f"{len(state_dict)} tensors" in said
+    assert f"hrnet_tiny starts from {path}" in logged and digest in logged
+    assert f"{len(state_dict)} tensors" in logged

@@ -26,11 +26,11 @@ def array(dtype, shape=(3, 4)):
     return (100 * r.random_sample(shape)).astype(kind)
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, x in expected.items():
-        assert found[name].dtype == x.dtype and found[name].shape == x.shape, name
-        np.testing.assert_array_equal(found[name], x, err_msg=name)
+        assert actual[name].dtype == x.dtype and actual[name].shape == x.shape, name
+        np.testing.assert_array_equal(actual[name], x, err_msg=name)
 
 
 @FORMS
@@ -102,8 +102,8 @@ def test_a_training_scripts_file(tmp_path, old, key, caplog):
     caplog.set_level(logging.INFO)
     save_torch(tmp_path / "model.pth.tar", {**others, key: OrderedDict(WEIGHTS)}, old)
     assert_same(read_state_dict(tmp_path / "model.pth.tar"), WEIGHTS)
-    said = f"took '{key}'; left out: best, epoch, optimizer, scheduler, size."
-    assert said in caplog.text
+    logged = f"took '{key}'; left out: best, epoch, optimizer, scheduler, size."
+    assert logged in caplog.text
 
 
 def test_what_wrappers_add_to_names_is_taken_off():
@@ -115,16 +115,16 @@ def test_what_wrappers_add_to_names_is_taken_off():
 
 
 def test_weights_of_the_loss_are_kept_under_their_names():
-    found = without_wrappers({"module.model.head.bias": 0, "module.loss.log_vars": 1})
-    assert found == {"head.bias": 0, "loss.log_vars": 1}
-    found = without_wrappers({"model.head.bias": 0, "criterion.s": 1})
-    assert found == {"head.bias": 0, "criterion.s": 1}
+    actual = without_wrappers({"module.model.head.bias": 0, "module.loss.log_vars": 1})
+    assert actual == {"head.bias": 0, "loss.log_vars": 1}
+    actual = without_wrappers({"model.head.bias": 0, "criterion.s": 1})
+    assert actual == {"head.bias": 0, "criterion.s": 1}
     other = {"model.head.bias": 0, "ema.head.bias": 1}  # neither a wrapper nor a loss
     assert without_wrappers(other) == other
 
 
 class Hostile:
-    """What pickle makes of an object whose class says how to rebuild it."""
+    """An object whose class tells pickle which function rebuilds it."""
 
     def __init__(self, marker):
         self.marker = marker

@@ -1,4 +1,4 @@
-"""Exports: what is loaded back gives the network's outputs, in every format, or nothing is left."""
+"""Exports: loaded back, each format gives the network's outputs, or nothing is left."""
 
 import functools
 import importlib.util
@@ -122,8 +122,19 @@ def test_the_command_writes_onnx_of_a_fixed_batch(run, trained, tmp_path):
 
 
 def in_the_environment_of_onnx(*command):
-    """Runs a command as the pages say, beside pytest."""
-    uv = [sys.executable, "-m", "uv", "run", "--no-project", "--isolated", "--with", "pytest"]
+    """Runs a command as the pages say, with the packages of the tests beside it."""
+    uv = [
+        sys.executable,
+        "-m",
+        "uv",
+        "run",
+        "--no-project",
+        "--isolated",
+        "--with",
+        "pytest",
+        "--with",
+        "beartype",
+    ]
     return subprocess.run(
         [*uv, "--with-requirements", "requirements-onnx.txt", *command],
         cwd=ROOT,
@@ -180,7 +191,7 @@ def test_the_command_writes_what_jax_alone_loads(run, tmp_path):
 
 
 def test_another_network_leaves_nothing(trained, tmp_path, monkeypatch):
-    """What is loaded back gives other depths: the older export stays as it is."""
+    """The export that is loaded back gives other depths: the older one stays as it is."""
     old = tmp_path / "out"
     old.mkdir()
     (old / writing.METADATA).write_text("{}")
