@@ -56,7 +56,7 @@ _DEVICES = "import jax; print(jax.default_backend(), jax.local_device_count())"
 
 
 class Slot(NamedTuple):
-    """What one of the runs at a time may use."""
+    """The share of the machine of one of the runs at a time."""
 
     variables: Mapping[str, str]  # of its environment
     cores: frozenset[int] = frozenset()  # none: all of them
