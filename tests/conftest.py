@@ -26,6 +26,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Modules whose annotations of types and shapes hold wherever a test runs their functions.
 CHECKED_SHAPES = (
+    "emanet_jax.models.affinity",
+    "emanet_jax.models.ctal",
+    "emanet_jax.training.steps",
     "emanet_jax.tasks.boundaries",
     "emanet_jax.tasks.losses",
     "emanet_jax.tasks.metrics",

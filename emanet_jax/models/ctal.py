@@ -24,6 +24,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
@@ -108,7 +109,7 @@ class CrossTaskAffinity(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, Float[Array, "b h w c"]]
+        self, features: Mapping[str, Float[Array | np.ndarray, "b h w c"]]
     ) -> dict[str, Float[Array, "b h w c"]]:
         """{task: (b, h, w, c)} to the same.
 
@@ -144,7 +145,9 @@ class CrossTaskAffinity(nn.Module):
             for task, part in zip(tasks, parts, strict=True)
         }
 
-    def chosen(self, features: Mapping[str, jax.Array]) -> tuple[str, str]:
+    def chosen(
+        self, features: Mapping[str, Float[Array | np.ndarray, "b h w c"]]
+    ) -> tuple[str, str]:
         """The implementation that these features {task: (b, h, w, c)} are refined by, and why."""
         if self.implementation != "auto":
             return self.implementation, "as asked for"

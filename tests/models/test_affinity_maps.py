@@ -20,7 +20,8 @@ def ctal_and_features(fusion):
     features = {task: r.standard_normal((2, H, W, C)) for task in TASKS}
     module = CrossTaskAffinity(fusion, "shifted", gamma=0.5, tasks=TASKS)
     shapes = jax.eval_shape(module.init, jax.random.key(0), features)["params"]
-    return module, features, jax.tree.map(lambda x: r.standard_normal(x.shape), shapes)
+    params = jax.tree.map(lambda x: jnp.asarray(r.standard_normal(x.shape), jnp.float32), shapes)
+    return module, features, params
 
 
 def definition(features, params, fusion):

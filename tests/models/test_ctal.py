@@ -136,7 +136,7 @@ def test_bfloat16_stays_within_two_percent(implementation):
     """bfloat16 rounds to 0.4 %; values, unit vectors, weights and S are rounded once each."""
     features = random_features(3, 8, 8, c=16)
     module = CrossTaskAffinity(implementation=implementation, gamma=0.5, dtype=jnp.bfloat16)
-    params = jax.tree.map(lambda x: x.astype(np.float32), random_params(module, features))
+    params = jax.tree.map(jnp.float32, random_params(module, features))
     with jax.enable_x64(True):
         exact = CrossTaskAffinity(implementation="grouped_conv", gamma=0.5).apply(
             jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params), features
@@ -273,7 +273,7 @@ def test_adapted_resolution_keeps_what_the_diffusion_means():
 def test_adapt_resolution_is_a_field_over_the_grid():
     old, new = (2, 3), (4, 6)
     field = np.arange(6.0).reshape(2, 3)
-    tree = {"net": {"fusion_depth": {"bias": field.ravel()}, "value_depth": {"bias": np.ones(6)}}}
+    tree = {"net": {"fusion_depth": {"bias": jnp.ravel(field)}, "value_depth": {"bias": jnp.ones(6)}}}
     adapted = adapt_resolution(tree, old, new)
     bias = np.asarray(adapted["net"]["fusion_depth"]["bias"]).reshape(new) * 24 / 6
     np.testing.assert_allclose(bias[0], [0, 0.25, 0.75, 1.25, 1.75, 2], rtol=1e-6)
