@@ -23,7 +23,7 @@ from emanet_jax.tasks import (
     semseg,
     tasks_for,
 )
-from emanet_jax.training.checkpoint import Checkpoints
+from emanet_jax.training.checkpoint import Checkpoints, Policy
 from emanet_jax.training.experiment import make_score
 from emanet_jax.types import MetricSums
 from tests.conftest import ROOT
@@ -257,7 +257,8 @@ def test_a_value_without_a_direction_or_with_two_is_one_sentence():
 def test_a_metric_of_any_name_keeps_the_best_checkpoint(tmp_path):
     config = ml_collections.ConfigDict({"best_metric": "", "reference": ""})
     score = make_score(config, (with_ssim(),), "always")
-    with Checkpoints(tmp_path / "checkpoints", score, 1, 1) as checkpoints:
+    policy = Policy(score, keep_latest=1, keep_best=1)
+    with Checkpoints(tmp_path / "checkpoints", policy) as checkpoints:
         for step, value in ((1, 0.3), (2, 0.9), (3, 0.5)):
             checkpoints.save({"step": jnp.int32(step)}, step, {"saliency/ssim": value})
         assert checkpoints.choose("best") == 2 and checkpoints.choose("latest") == 3
