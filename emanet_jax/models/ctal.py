@@ -134,11 +134,11 @@ class CrossTaskAffinity(nn.Module):
 
         s = len(fusions)
         v = jnp.stack(values, axis=3).reshape(b, h, w, s, n // s, c)
-        f = jnp.stack([unit_vectors(features[task]) for task in tasks], axis=3).astype(v.dtype)
+        f = jnp.stack([unit_vectors(jnp.asarray(features[task])) for task in tasks], axis=3)
         name, why = self.chosen(features)
         if self.implementation == "auto" and not self.is_initializing():
             _log_once(f"CTAL runs {name} ({why}).")  # the batch of an initialisation never comes
-        diffused = IMPLEMENTATIONS[name](f, v, kernel, bias).reshape(b, h, w, n * c)
+        diffused = IMPLEMENTATIONS[name](f.astype(v.dtype), v, kernel, bias).reshape(b, h, w, n * c)
         parts = jnp.split(diffused, n, axis=-1)  # backwards one array, where n slices would be n
         return {
             task: (self.gamma * part + (1 - self.gamma) * features[task]).astype(v.dtype)

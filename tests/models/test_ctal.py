@@ -273,7 +273,9 @@ def test_adapted_resolution_keeps_what_the_diffusion_means():
 def test_adapt_resolution_is_a_field_over_the_grid():
     old, new = (2, 3), (4, 6)
     field = np.arange(6.0).reshape(2, 3)
-    tree = {"net": {"fusion_depth": {"bias": jnp.ravel(field)}, "value_depth": {"bias": jnp.ones(6)}}}
+    tree = {
+        "net": {"fusion_depth": {"bias": jnp.ravel(field)}, "value_depth": {"bias": jnp.ones(6)}}
+    }
     adapted = adapt_resolution(tree, old, new)
     bias = np.asarray(adapted["net"]["fusion_depth"]["bias"]).reshape(new) * 24 / 6
     np.testing.assert_allclose(bias[0], [0, 0.25, 0.75, 1.25, 1.75, 2], rtol=1e-6)
