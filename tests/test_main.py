@@ -216,7 +216,7 @@ WRONG_COMMANDS = {
     "config key": ([TINY, "--config.data.sise=3"], "--config.data.sise=3: the config has no key"),
     "config value": ([TINY, "--config.batch_size=many"], "batch_size=many"),
     "flag": ([TINY, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
-    "model": ([f"{TINY}:model=emanet", "--workdir=x"], "unknown model 'emanet'; choose from"),
+    "model": ([f"{TINY}:model=emanet", "--workdir=x"], "model is 'emanet'; choose from"),
     "workdir without a run": (["--mode=eval", "--workdir=nowhere"], "nowhere holds no run"),
 }
 
@@ -231,9 +231,9 @@ def test_a_wrong_command_is_one_line_and_status_1(args, sentence):
 
 
 WRONG_CONFIGS = {
-    "backbone": ({"model.backbone": "vgg"}, "unknown backbone 'vgg'; choose from"),
+    "backbone": ({"model.backbone": "vgg"}, "backbone is 'vgg'; choose from"),
     "pretrained": ({"model.pretrained": "no.pth"}, "is 'no.pth', but there is no such file"),
-    "variant": ({"model.variant": "new"}, "unknown variant 'new'; choose from"),
+    "variant": ({"model.variant": "new"}, "variant is 'new'; choose from"),
     "task": ({"tasks": ("semseg", "sky")}, "choose one or more of semseg, depth, normals"),
     "task weight": ({"task_weights": {"semseg": 1.0}}, "no weight for task 'depth'"),
     "balancing": ({"balancing": "mean"}, "known methods: equal, fixed, uncertainty, "),

@@ -13,6 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from emanet_jax import convert, models, tasks
+from emanet_jax.models.weights.torch_names import torch_name
 from emanet_jax.ops import bilinear
 from emanet_jax.tasks import losses
 
@@ -210,7 +211,7 @@ def test_training(folder):
 
 def check_gradient_norms(gradients, expected, name):
     norms = {
-        convert.torch_name("/".join(path), name): float(jnp.linalg.norm(g.ravel()))
+        torch_name("/".join(path), name): float(jnp.linalg.norm(g.ravel()))
         for path, g in flatten_dict(gradients).items()
     }
     assert norms.keys() == {key for key in expected if not key.startswith(UNUSED)}

@@ -100,7 +100,9 @@ def test_two_hosts_equal_one_stop_together_and_go_on_alone(alone, tmp_path):
     statuses, outputs = finish(processes)
     assert statuses == [os.EX_TEMPFAIL] * 2, outputs
     assert "Stopped by a signal to another process at step " in outputs[0]
-    assert "".join([begun, *outputs]).count("Building ") == 1
+    # Either process may have built the records; the second one's lines are not shown.
+    assert "".join([begun, *outputs]).count("Building ") <= 1
+    assert len(list((tmp_path / "records").rglob("dataset_info.json"))) == 1
     assert "step " not in outputs[1]  # the first one speaks for all
     assert 6 <= saved_steps(tmp_path / "run")[-1] < STEPS
     status, out, err = run(*args, devices=4)
