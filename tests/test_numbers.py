@@ -34,7 +34,7 @@ class OutOfTraining:
     """A network whose batch norms keep to their running statistics while it is trained."""
 
     def __init__(self, network):
-        self.network = network
+        self.network, self.init = network, network.init
 
     def apply(self, variables, images, train, mutable, rngs):
         del train, mutable, rngs

@@ -99,7 +99,7 @@ def test_the_first_module_that_is_not_finite_is_named(config, stopped, tmp_path)
     report = debug_nan.debug(directory)
     assert report.step == 7 and report.not_finite["batch"] == ["labels/normals"]
     modules = report.not_finite["modules"]
-    assert modules[:2] == ["backbone/layer1_0/conv_norm2/conv", "backbone/layer1_0/unit2/bn"]
+    assert modules[:2] == ["backbone/layer1_0/conv_norm2/conv", "backbone/layer1_0/conv_norm2/bn"]
     assert modules[-1] == "the network" and "backbone/stem1" not in modules
     assert "backbone/layer1_0/conv_norm2/conv and" in str(report)
 
