@@ -105,14 +105,19 @@ def _with_log(command: Callable[[], int | None]) -> int | None:
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
         absl_logging.get_absl_handler().addFilter(_is_news)
+    show_log()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return command()
+
+
+def show_log() -> None:
+    """Shows this package's log on standard output as plain lines; for notebooks too, once."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("emanet_jax")
-    log.addHandler(handler)
+    log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    return command()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

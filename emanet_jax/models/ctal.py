@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 
 from emanet_jax.errors import UserError, choose
 from emanet_jax.models.affinity import IMPLEMENTATIONS
-from emanet_jax.models.layers import conv, uniform_bias
+from emanet_jax.models.layers import conv, fan_in_uniform, uniform_bias
 from emanet_jax.ops import bilinear, unit_vectors, wide_dtype
 
 FUSIONS = {"task_specific": "fusion_{task}", "shared": "fusion"}  # names of their parameters
@@ -82,9 +82,9 @@ class FusionKernel(nn.Module):
                     f"old_hw, new_hw=({h}, {w})), hw being the features' grid, first."
                 )
         n, pixels = self.tasks, h * w
-        kernel = self.param("kernel", uniform_bias(9 * n), (3, 3, n, pixels))
+        kernel = self.param("kernel", fan_in_uniform, (3, 3, n, pixels))
         bias = self.param("bias", uniform_bias(9 * n), (pixels,))
-        return kernel, bias
+        return jnp.asarray(kernel), jnp.asarray(bias)
 
 
 class CrossTaskAffinity(nn.Module):
