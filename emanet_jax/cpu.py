@@ -95,8 +95,8 @@ def _spread(x: jax.Array, module: nn.ConvTranspose) -> jax.Array:
     params = module.variables["params"]
     dtype = module.dtype or jnp.result_type(x, *jax.tree.leaves(params))
     x, kernel, bias = (array.astype(dtype) for array in (x, params["kernel"], params["bias"]))
-    (b, h, w, _), (down, across, features, _) = x.shape, kernel.shape
-    y = jnp.einsum("bhwc,yxfc->bhywxf", x, kernel)
+    (b, h, w, _), (down, across, _, features) = x.shape, kernel.shape
+    y = jnp.einsum("bhwc,yxcf->bhywxf", x, kernel[::-1, ::-1])
     return y.reshape(b, down * h, across * w, features) + bias
 
 

@@ -20,6 +20,10 @@ from emanet_jax.ops import bilinear, upcast
 Module = Callable[..., nn.Module]  # makes a module from keywords: a class, or a partial of one
 
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# PyTorch counts the fan-in of the convolution that a transposed one transposes.
+transposed_uniform = nn.initializers.variance_scaling(
+    1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2
+)
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
@@ -93,8 +97,7 @@ def doubling_conv(
         (2, 2),
         (2, 2),
         "VALID",
-        transpose_kernel=True,  # kernel (2, 2, features, c): of the convolution it transposes
-        kernel_init=fan_in_uniform,
+        kernel_init=transposed_uniform,
         bias_init=uniform_bias(4 * features),
         dtype=dtype,
         name=name,

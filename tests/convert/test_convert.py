@@ -79,8 +79,8 @@ def test_layouts():
         stem[7, 2, 0, 1], params["backbone"]["stem1"]["conv"]["kernel"][0, 1, 2, 7]
     )
     up = state_dict["affinity_learning_module.conv_out.semseg.0.weight"]  # IOHW: transposed
-    ours = params["distillation"]["double_semseg"]["kernel"]  # (2, 2, out, in)
-    np.testing.assert_array_equal(up[3, 5, 1, 0], ours[1, 0, 5, 3])
+    ours = params["distillation"]["double_semseg"]["kernel"]  # HWIO, turned
+    np.testing.assert_array_equal(up[3, 5, 1, 0], ours[0, 1, 3, 5])
 
 
 def test_target_dtypes_are_kept():

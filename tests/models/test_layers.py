@@ -44,8 +44,8 @@ def test_doubling_conv_spreads_each_pixel_over_its_patch():
     y = layer.apply(variables, x)
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
     assert y.shape == (1, 4, 6, 5)
-    np.testing.assert_allclose(y[0, 3, 2], kernel[1, 0] @ x[0, 1, 1] + bias, atol=1e-5)
-    np.testing.assert_allclose(y[0, 0, 5], kernel[0, 1] @ x[0, 0, 2] + bias, atol=1e-5)
+    np.testing.assert_allclose(y[0, 3, 2], x[0, 1, 1] @ kernel[0, 1] + bias, atol=1e-5)
+    np.testing.assert_allclose(y[0, 0, 5], x[0, 0, 2] @ kernel[1, 0] + bias, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Weights of the reference PyTorch networks to ours and back, by a table of names, strictly."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,9 +36,9 @@ def import_torch(
 def export_torch(variables: Mapping[str, Any], model_name: str) -> dict[str, np.ndarray]:
     """The inverse of `import_torch`: a state dict that the reference loads strictly."""
     state_dict = {}
-    for name, (_, value) in by_torch_name(variables, model_name).items():
+    for name, (path, value) in by_torch_name(variables, model_name).items():
         # Row-major: safetensors' writer takes no notice of strides.
-        state_dict[name] = np.asarray(_to_torch_layout(np.asarray(value)), order="C")
+        state_dict[name] = np.asarray(_to_torch_layout(np.asarray(value), path), order="C")
         module = name.rpartition(".")[0]
         if name.endswith(".running_var"):
             state_dict[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
@@ -89,7 +89,7 @@ def fit(
         )
     values, misshapen = {}, []
     for name, (path, target) in targets.items():
-        value = _from_torch_layout(np.asarray(state_dict[name]))
+        value = _from_torch_layout(np.asarray(state_dict[name]), path)
         if value.shape != target.shape:
             misshapen.append(f"{name} gives {value.shape} for {'/'.join(path)} {target.shape}")
         if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -106,16 +106,25 @@ def fit(
     return unflatten_dict(values)
 
 
-def _from_torch_layout(value: np.ndarray) -> np.ndarray:
+def _is_transposed(path: Sequence[str]) -> bool:
+    """Whether a parameter is the kernel of `layers.doubling_conv`."""
+    return path[-1] == "kernel" and any(part.startswith("double_") for part in path)
+
+
+def _from_torch_layout(value: np.ndarray, path: Sequence[str]) -> np.ndarray:
     """OIHW to HWIO, a matrix (out, in) to (in, out); arrays of 1 and 3 axes stay as they are.
 
-    A transposed convolution's IOHW becomes HWOI, the kernel of nn.ConvTranspose with
-    transpose_kernel=True.
+    A transposed convolution's IOHW becomes HWIO, turned by 180 degrees: nn.ConvTranspose lays the
+    kernel itself over the spread image, PyTorch that of the convolution it transposes.
     """
+    if _is_transposed(path) and value.ndim == 4:
+        return value.transpose(2, 3, 0, 1)[::-1, ::-1]
     return value.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(value.ndim, range(value.ndim)))
 
 
-def _to_torch_layout(value: np.ndarray) -> np.ndarray:
+def _to_torch_layout(value: np.ndarray, path: Sequence[str]) -> np.ndarray:
+    if _is_transposed(path):
+        return value[::-1, ::-1].transpose(2, 3, 0, 1)
     return value.transpose({2: (1, 0), 4: (3, 2, 0, 1)}.get(value.ndim, range(value.ndim)))
 
 
