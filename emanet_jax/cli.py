@@ -47,7 +47,7 @@ class _ConfigFile(flags.ArgumentParser):
             config = content["get_config"](*argument) if "get_config" in content else None
         except UserError:
             raise
-        except Exception as error:  # the file is the user's, and may raise anything
+        except Exception as error:  # code of the user's, which may raise anything; named below
             raise UserError(
                 f"{path} cannot be run as a config file ({type(error).__name__}: {error})."
             ) from error

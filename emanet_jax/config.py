@@ -326,7 +326,7 @@ def load_extension(path: str) -> None:
         run_file(os.path.abspath(path))
     except UserError:
         raise
-    except Exception as error:  # the file is the user's, and may raise anything
+    except Exception as error:  # code of the user's, which may raise anything; named below
         raise UserError(
             f"config.extension, {path}, ends with an error ({type(error).__name__}: {error})."
         ) from error

@@ -206,7 +206,7 @@ def load_mat(path: Path, name: str) -> Any:
         variables = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[name])
     except (OSError, ValueError, TypeError, LookupError, zlib.error, MatReadError) as error:
         raise UserError(f"{path} cannot be read as a MATLAB file: {one_line(error)}.") from error
-    except NotImplementedError as error:  # raised by SciPy for version 7.3
+    except NotImplementedError as error:  # SciPy's answer to version 7.3, which h5py reads
         raise UserError(
             f"{path} is a MATLAB 7.3 file (HDF5), but an older version is expected here."
         ) from error

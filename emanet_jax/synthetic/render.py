@@ -111,14 +111,14 @@ def cast(room: Room, image_size: tuple[int, int]) -> Hits:
     # Depth and normals of the planes that were hit, in float64.
     outward = (np.sign(eyes)[..., None] * boxes.axes).reshape(-1, 3).T
     normals = np.take(outward, face, 1)
-    slopes = np.einsum("khw,khw->hw", normals, rays)
-    depth = (boxes.halves - np.abs(eyes)).ravel()[face] / slopes
+    approach = np.einsum("khw,khw->hw", normals, rays)
+    depth = (boxes.halves - np.abs(eyes)).ravel()[face] / approach
     return Hits(
         face=face,
         glass=(boxes.textures == "window")[face // 3] & (face % 3 == 2),
         depth=depth,
         normals=normals,
-        facing=-slopes / np.linalg.norm(rays, axis=0),
+        facing=-approach / np.linalg.norm(rays, axis=0),
         points=(depth * rays).astype(np.float32),
     )
 

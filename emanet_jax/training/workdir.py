@@ -140,7 +140,7 @@ def _disk_errors(workdir: epath.Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # of any library's type; raised again unless a disk is behind it
         words = disk_error(error, str(workdir))
         if not words:
             raise
