@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from emanet_jax.config import LARGEST_SIDE, read_config, run_file
+from emanet_jax.config import LARGEST_SIDE, read_config, run_file, users_code
 from emanet_jax.errors import UserError
 
 flags.disclaim_key_flags()  # so that --help shows those that are made here as the command's own
@@ -42,15 +42,9 @@ class _ConfigFile(flags.ArgumentParser):
         path, *argument = path.split(":", 1)
         if not os.path.isfile(path):
             raise UserError("there is no such file.")
-        try:
+        with users_code(path):
             content = run_file(os.path.abspath(path))
             config = content["get_config"](*argument) if "get_config" in content else None
-        except UserError:
-            raise
-        except Exception as error:  # code of the user's, which may raise anything; named below
-            raise UserError(
-                f"{path} cannot be run as a config file ({type(error).__name__}: {error})."
-            ) from error
         if not isinstance(config, ConfigDict):
             raise UserError(
                 f"{path} is no config file: it must have a function get_config that returns a "
@@ -106,7 +100,9 @@ def _with_log(command: Callable[[], int | None]) -> int | None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         absl_logging.get_absl_handler().addFilter(_is_news)
     show_log()
+    # TensorFlow, which builds data sets and writes logs, has nothing to tell a person.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     return command()
 
 

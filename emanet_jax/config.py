@@ -4,12 +4,13 @@ A recipe (configs/nyuv2.py) starts from `from_argument`, changes what it differs
 config locked, so that a misspelt key is an error and not a silent default.
 """
 
+import contextlib
 import functools
 import json
 import math
 import os
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -322,14 +323,19 @@ def load_extension(path: str) -> None:
         return
     if not os.path.isfile(path):
         raise UserError(f"config.extension is '{path}', but there is no such file.")
-    try:
+    with users_code(f"config.extension, {path},"):
         run_file(os.path.abspath(path))
+
+
+@contextlib.contextmanager
+def users_code(name: str) -> Iterator[None]:
+    """Turns all errors of the `with` block, which runs a file of the user's, into a `UserError`."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # code of the user's, which may raise anything; named below
-        raise UserError(
-            f"config.extension, {path}, ends with an error ({type(error).__name__}: {error})."
-        ) from error
+    except Exception as error:  # whatever the file raises: its type and words are in the sentence
+        raise UserError(f"{name} ends with an error ({type(error).__name__}: {error}).") from error
 
 
 @functools.cache

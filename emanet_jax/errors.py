@@ -1,6 +1,6 @@
-"""The one error that is the user's to correct."""
+"""The one error that is the user's to correct, and how registries raise it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 Choice = TypeVar("Choice")
@@ -22,3 +22,23 @@ def choose(what: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     if name not in choices:
         raise UserError(f"{what} is {name!r}; choose from {', '.join(choices)}.")
     return choices[name]
+
+
+def register(
+    what: str, name: str, entry: Choice, registry: dict[str, Choice], own: Collection[str]
+) -> None:
+    """Adds a user's entry to a registry, or replaces it, as a cell of a notebook that runs again.
+
+    Args:
+        what: kind of the entry, for the message.
+        name: of the entry.
+        entry: what `choose` gives for it.
+        registry: of this package.
+        own: the names that this package gave its own entries.
+
+    Raises:
+        UserError: the name is one of these.
+    """
+    if name in own:
+        raise UserError(f"{what} '{name}' is one of this package's own; choose another name.")
+    registry[name] = entry

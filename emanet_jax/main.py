@@ -8,8 +8,8 @@ Started again with the same flags, it goes on where it stopped. The exit status 
 done, 1 after an error of the user's, which is one line, and 75 when SIGTERM or Ctrl-C has stopped
 the run, so that whoever started it knows to start it again (Slurm, Kubernetes, SkyPilot).
 
-Several processes, one a host, train
-together if each of them is started like this; their workdir must be on a disk that all share:
+Several processes, one a host, train together if each of them is started like this; their workdir
+must be on a disk that all share:
 
     python -m emanet_jax.main ... --distributed=auto            # Cloud TPU, Slurm, Kubernetes
     python -m emanet_jax.main ... --coordinator=HOST0:1234 --process_count=2 --process_id=0

@@ -9,6 +9,7 @@ parameters, `base` what all of them share.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emanet_jax import errors
 from emanet_jax.balancing import gradients, losses
 from emanet_jax.balancing.base import (
     NOT_NEGATIVE,
@@ -67,8 +68,11 @@ METHODS: dict[str, type[Balancing]] = {
 }
 
 
+_OWN = frozenset(METHODS)
+
+
 def register(name: str, method: type[Balancing]) -> None:
-    """Adds a method of your own, for config.balancing; call it in a config file.
+    """Adds a method of your own, for config.balancing; call it in a file for config.extension.
 
     Args:
         name: of the method.
@@ -76,12 +80,9 @@ def register(name: str, method: type[Balancing]) -> None:
             `Balancing` and its own `base.setting`s.
 
     Raises:
-        UserError: another method has the name.
+        UserError: the name is one of this package's.
     """
-    known = METHODS.setdefault(name, method)
-    if (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
-        raise UserError(f"balancing.register: the name '{name}' is taken by {known.__qualname__}.")
-    METHODS[name] = method  # a config file that runs again defines its classes anew
+    errors.register("method of balancing", name, method, METHODS, _OWN)
 
 
 def methods_on(kind: str) -> list[str]:

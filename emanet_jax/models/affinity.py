@@ -7,7 +7,6 @@ Every implementation maps
 to the diffused values sum_p V(p) G(i, p) as (b, h, w, s, u, c), accumulated in float32 or better.
 """
 
-import functools
 import itertools
 
 import jax
@@ -84,14 +83,14 @@ def factorized(
     """
     b, h, w, n, c = f.shape
     s, dtype = len(kernel), wide_dtype(f.dtype)
-    weights = kernel.reshape(s, 9, n, h * w).swapaxes(2, 3).astype(f.dtype)  # (s, 9, P, n)
+    weights = kernel.reshape(s, 9, n, h * w).astype(f.dtype)
     sums = _correlations(f.reshape(b, h, w, n * c), v.reshape(b, h * w, -1))
     sums = sums.reshape(9, b, s, -1, n * c).transpose(2, 0, 1, 3, 4)
     flat = f.reshape(b, h * w, n * c)
-    diffused = lax.map(lambda fusion: _weighted_sums(flat, *fusion), (weights, sums))
-    totals = v.sum((1, 2), dtype=dtype)  # (b, s, u, c)
-    shift = jnp.einsum("shw,bsuv->bhwsuv", bias.reshape(s, h, w).astype(dtype), totals)
-    return jnp.moveaxis(diffused, 0, 2).reshape(v.shape) + shift
+    totals = v.sum((1, 2), dtype=dtype).reshape(b, s, -1).swapaxes(0, 1)  # (s, b, u c)
+    fusions = (bias.astype(dtype), totals, weights, sums)
+    diffused = lax.map(lambda fusion: _weighted_sums(flat, *fusion), fusions)
+    return jnp.moveaxis(diffused, 0, 2).reshape(v.shape)
 
 
 def _correlations(f: Float[Array, "b h w y"], v: Float[Array, "b p x"]) -> Float[Array, "9 b x y"]:
@@ -99,36 +98,39 @@ def _correlations(f: Float[Array, "b h w y"], v: Float[Array, "b p x"]) -> Float
     _, h, w, _ = f.shape
     padded = jnp.pad(f, [(0, 0), (1, 1), (1, 1), (0, 0)])
 
-    @functools.partial(jax.checkpoint, static_argnums=0)
-    def at(dy: int, dx: jax.Array, padded: jax.Array, v: jax.Array) -> jax.Array:
-        # Static rows: an image whose rows are sharded exchanges one row with its neighbours and
-        # an all-reduce of S, and nothing else.
-        neighbours = lax.dynamic_slice_in_dim(padded[:, dy : dy + h], dx, w, axis=2)
-        neighbours = neighbours.reshape(*v.shape[:2], -1)
+    @jax.checkpoint
+    def at(dx: jax.Array, padded: jax.Array, v: jax.Array) -> jax.Array:
+        # Rows are sliced statically: an image whose rows are sharded exchanges one row with its
+        # neighbours and an all-reduce of S, and nothing else.
+        column = lax.dynamic_slice_in_dim(padded, dx, w, axis=2)
+        neighbours = [column[:, dy : dy + h].reshape(*v.shape[:2], -1) for dy in range(3)]
         wide = wide_dtype(f.dtype)
-        return jnp.einsum("bpx,bpy->bxy", v, neighbours, preferred_element_type=wide)
+        return jnp.stack(
+            [jnp.einsum("bpx,bpy->bxy", v, x, preferred_element_type=wide) for x in neighbours]
+        )
 
-    rows = [lax.map(lambda dx, dy=dy: at(dy, dx, padded, v), jnp.arange(3)) for dy in range(3)]
-    return jnp.concatenate(rows).astype(f.dtype)
+    sums = lax.map(lambda dx: at(dx, padded, v), jnp.arange(3))  # (dx, dy, b, x, n c)
+    return sums.swapaxes(0, 1).reshape(9, *sums.shape[2:]).astype(f.dtype)
 
 
 def _weighted_sums(
-    f: Float[Array, "b p y"], weights: Float[Array, "9 p n"], sums: Float[Array, "9 b x y"]
+    f: Float[Array, "b p y"],
+    bias: Float[Array, " p"],
+    totals: Float[Array, "b x"],
+    weights: Float[Array, "9 n p"],
+    sums: Float[Array, "9 b x y"],
 ) -> Float[Array, "b p x"]:
-    """One fusion's sum_k sum_d w(i, k, d) S_kd f_k(i).
-
-    f (b, P, n c), weights (9, P, n), S (9, b, x, n c) to (b, P, x) in float32 or better.
-    """
+    """One fusion's b(i) sum_p V(p) + sum_k sum_d w(i, k, d) S_kd f_k(i), in float32 or better."""
     b, pixels, _ = f.shape
     dtype = wide_dtype(f.dtype)
 
     @jax.checkpoint
     def add(total: jax.Array, weight: jax.Array, matrix: jax.Array, f: jax.Array) -> jax.Array:
-        by_task = f.reshape(b, pixels, weight.shape[-1], -1)
-        weighted = (weight[:, :, None] * by_task).reshape(f.shape)
+        by_task = f.reshape(b, pixels, len(weight), -1)
+        weighted = (weight.T[:, :, None] * by_task).reshape(f.shape)
         return total + jnp.einsum("bpy,bxy->bpx", weighted, matrix, preferred_element_type=dtype)
 
-    start = jnp.zeros((b, pixels, sums.shape[2]), dtype)
+    start = bias[:, None] * totals[:, None]
     return lax.scan(lambda total, d: (add(total, *d, f), None), start, (weights, sums))[0]
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 
-from emanet_jax.errors import UserError, choose
+from emanet_jax.errors import UserError, choose, register
 from emanet_jax.models.backbones.hrnet import HRNet
 from emanet_jax.models.backbones.resnet import ResNet
 from emanet_jax.models.backbones.segnet import SegNet
@@ -153,31 +153,28 @@ NETWORKS: dict[str, Network] = {
     ),
 }
 VARIANTS = ("paper", "released")
+_OWN_BACKBONES, _OWN_NETWORKS = frozenset(BACKBONES), frozenset(NETWORKS)
 
 
 def register_backbone(name: str, entry: Backbone) -> None:
-    """Adds a backbone under a new name, for `build` and for config.model.backbone.
+    """Adds a backbone of your own, for `build` and for config.model.backbone.
 
     Raises:
-      UserError: the name is taken, or the kind unknown.
+      UserError: the name is one of this package's, or the kind unknown.
     """
     choose("kind of backbone", entry.kind, KINDS)
-    if name in BACKBONES:
-        raise UserError(f"a backbone '{name}' is registered already; choose another name.")
-    BACKBONES[name] = entry
+    register("backbone", name, entry, BACKBONES, _OWN_BACKBONES)
 
 
 def register_network(name: str, entry: Network) -> None:
-    """Adds a network under a new name, for `build` and for config.model.name.
+    """Adds a network of your own, for `build` and for config.model.name.
 
     Raises:
-      UserError: the name is taken, or a kind of backbone unknown.
+      UserError: the name is one of this package's, or a kind of backbone unknown.
     """
     for kind in entry.on:
         choose("kind of backbone", kind, KINDS)
-    if name in NETWORKS:
-        raise UserError(f"a network '{name}' is registered already; choose another name.")
-    NETWORKS[name] = entry
+    register("network", name, entry, NETWORKS, _OWN_NETWORKS)
 
 
 class NamedChannels(Protocol):

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, register
 from emanet_jax.ops import unit_vectors, upcast
 from emanet_jax.tasks import losses, metrics, palettes
 from emanet_jax.tasks.boundaries import BoundaryCounts
@@ -240,18 +240,19 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+_OWN = frozenset(DATASETS)
+
+
 def register_dataset(spec: DatasetSpec) -> None:
-    """Adds a data set under a new name, for `tasks_for` and for config.data.dataset.
+    """Adds a data set of your own, for `tasks_for` and for config.data.dataset.
 
     Raises:
-        UserError: the name is taken, or there are no tasks, or two of one name.
+        UserError: the name is one of this package's, or there are no tasks, or two of one name.
     """
     names = [task.name for task in spec.tasks]
     if not names or len(set(names)) < len(names):
         raise UserError(f"data set '{spec.name}' has the tasks {names}; it needs some, each once.")
-    if spec.name in DATASETS:
-        raise UserError(f"a data set '{spec.name}' is registered already; choose another name.")
-    DATASETS[spec.name] = spec
+    register("data set", spec.name, spec, DATASETS, _OWN)
 
 
 def register_task(task: Task, dataset: str) -> None:

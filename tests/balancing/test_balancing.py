@@ -216,5 +216,5 @@ def test_a_config_file_registers_a_method(own_method):
     np.testing.assert_allclose(weights(method, LOSSES, state), 3 * LOSSES**2, rtol=1e-6)
     with pytest.raises(UserError, match=r"settings\.power is 0; it must be positive and finite\."):
         make(own_method, power=0)
-    with pytest.raises(UserError, match=r"the name 'fixed' is taken by Fixed"):
+    with pytest.raises(UserError, match="method of balancing 'fixed' is one of this package's own"):
         balancing.register("fixed", balancing.METHODS[own_method])

@@ -205,7 +205,7 @@ def test_factorized_has_no_quadratic_array_at_full_size():
     pixels = 72 * 96
     compiled = compiled_gradient("factorized", n=3, c=128, h=72, w=96)
     assert largest_buffer(compiled) < pixels**2 / 8
-    assert compiled.memory_analysis().temp_size_in_bytes < 1.2 * 4 * pixels**2  # a P x P array
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * pixels**2  # one P x P array
 
 
 def test_the_search_finds_quadratic_arrays():

@@ -115,8 +115,11 @@ def test_a_data_set_is_registered_from_outside(tmp_path):
     assert [task.name for task in tasks_for("toys")] == ["semseg", "depth"]
     assert tasks_for("toys", ["semseg"])[0].class_names == ("duck", "ball")
     assert registry.spec_of("toys").make_builder(ml_collections.ConfigDict({"seed": 3})) == 3
-    with pytest.raises(UserError, match="a data set 'toys' is registered already"):
-        emanet_jax.register_dataset(spec)
+    emanet_jax.register_dataset(dataclasses.replace(spec, tasks=spec.tasks[:1]))  # replaces it
+    assert [task.name for task in tasks_for("toys")] == ["semseg"]
+    with pytest.raises(UserError, match="data set 'nyuv2' is one of this package's own"):
+        emanet_jax.register_dataset(dataclasses.replace(spec, name="nyuv2"))
+    assert len(tasks_for("nyuv2")) == 3
     for wrong in ((), (depth(), depth())):
         with pytest.raises(UserError, match="'others' has the tasks"):
             emanet_jax.register_dataset(dataclasses.replace(spec, name="others", tasks=wrong))
