@@ -328,14 +328,14 @@ def load_extension(path: str) -> None:
 
 
 @contextlib.contextmanager
-def users_code(name: str) -> Iterator[None]:
+def users_code(file: str) -> Iterator[None]:
     """Turns all errors of the `with` block, which runs a file of the user's, into a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # whatever the file raises: its type and words are in the sentence
-        raise UserError(f"{name} ends with an error ({type(error).__name__}: {error}).") from error
+        raise UserError(f"{file} ends with an error ({type(error).__name__}: {error}).") from error
 
 
 @functools.cache

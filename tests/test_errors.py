@@ -317,7 +317,7 @@ def names_something(message: ast.expr) -> bool:
     if any(_PLACE.search(name) or re.fullmatch("_[A-Z_]+", name) for name in names):  # or a flag
         return True
     # "upsampling is 'x'; ...", "a backbone 'x' ...", "unknown network 'x'; ...", "...; choose from"
-    if re.search(r"\b(data set|backbone|network|task|name) '\{", text):
+    if re.search(r"(\b(data set|backbone|network|task|name)|\{what\}) '\{", text):
         return True
     argument = r"(?!it )(\w+|\{\w+\}( of \{\w+\})?) (is|are) '?\{|unknown .*? '?\{"
     return bool(re.match(argument, text) or re.search(r"choose (from|one or more of) \{", text))

@@ -178,7 +178,7 @@ def adapt_resolution(params: Any, old_hw: tuple[int, int], new_hw: tuple[int, in
     """
     old, new = math.prod(old_hw), math.prod(new_hw)
 
-    def adapt(path: tuple, leaf: jax.Array) -> jax.Array:
+    def adapt(path: tuple, leaf: Array | np.ndarray) -> Array | np.ndarray:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if "/fusion" not in f"/{name}" or old_hw == new_hw:
             return leaf
