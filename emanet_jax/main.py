@@ -4,7 +4,8 @@
         --config.data.manual_dir=/data/nyuv2
     python -m emanet_jax.main --mode=eval --workdir=runs/nyuv2
 
-Started again with the same flags, it goes on where it stopped. The exit status is 0 when the run is
+Started again with the same flags, it goes on where it stopped; --allow_config_change lets it go on
+with other settings, such as more epochs. The exit status is 0 when the run is
 done, 1 after an error of the user's, which is one line, and 75 when SIGTERM or Ctrl-C has stopped
 the run, so that whoever started it knows to start it again (Slurm, Kubernetes, SkyPilot).
 
@@ -33,6 +34,9 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluat
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes."
 )
+_ALLOW_CHANGE = flags.DEFINE_bool(
+    "allow_config_change", False, "Go on with a run although settings of its config have changed."
+)
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "off", ["off", "auto"], "auto: find the run's other processes."
 )
@@ -56,7 +60,9 @@ def _command() -> int:
     if _MODE.value == "eval":
         loop.evaluate_workdir(_WORKDIR.value, _CHECKPOINT.value)
         return os.EX_OK
-    finished = loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    finished = loop.train_and_evaluate(
+        _CONFIG.value, _WORKDIR.value, allow_config_change=_ALLOW_CHANGE.value
+    )
     return os.EX_OK if finished else os.EX_TEMPFAIL
 
 

@@ -189,9 +189,10 @@ class Model(Protocol):
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a run needs to go on, beside the position in the data."""
+    """Everything that a run needs to go on."""
 
-    step: Array  # () int32: number of steps so far, and index of the next batch
+    step: Array  # () int32: number of steps so far
+    samples: Array  # () int32: number of training samples so far, and position of the next one
     params: Any
     batch_stats: Any
     balancing: Any  # {"params", "state"} of the method that balances the tasks

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import signal
 
 import jax
@@ -142,17 +143,35 @@ def test_a_run_from_its_own_config_json_ends_in_the_same_bits(finished, tmp_path
     assert started["step"] == 0 and f"--workdir={ours}" in started["command"]
 
 
-def test_a_finished_run_has_nothing_left_to_do(finished, data_dir):
-    before = (finished[0] / workdir.METRICS).read_text()
+def test_a_finished_run_has_nothing_left_to_do(finished, data_dir, caplog):
+    names = (workdir.METRICS, workdir.CONFIG)
+    before = [(finished[0] / name).read_text() for name in names]
     config = tiny_config(data_dir)
     with config.unlocked():
+        config.figure_every_steps = 3
         config.model.pretrained = "gone.pth"  # needed at the very start alone
-    assert loop.train_and_evaluate(config, finished[0])
-    with config.unlocked():
-        config.epochs = 1.0  # further than this is done, too
-    assert loop.train_and_evaluate(config, finished[0])
-    after = (finished[0] / workdir.METRICS).read_text()
-    assert before == after
+    with pytest.raises(UserError, match=r"config.model.pretrained = '', not 'gone.pth': "):
+        loop.train_and_evaluate(config, finished[0])
+    for epochs in (3.0, 1.0):  # further than this is done, too
+        with config.unlocked():
+            config.epochs = epochs
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "emanet_jax"):
+            assert loop.train_and_evaluate(config, finished[0], allow_config_change=True)
+        assert f"This run is finished: it was to take {4 * epochs:.0f} steps." in caplog.text
+    assert before == [(finished[0] / name).read_text() for name in names]
+
+
+def test_the_report_needs_no_metrics_file(finished, data_dir, tmp_path, caplog):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    (copy / workdir.METRICS).unlink()
+    with caplog.at_level(logging.INFO, "emanet_jax"):
+        assert loop.train_and_evaluate(workdir.load_config(epath.Path(copy)), copy)
+    evaluations = writers.read_evaluations(epath.Path(finished[0]) / workdir.METRICS)
+    assert f"last ({STEPS})" in caplog.text
+    (row,) = (line for line in caplog.text.splitlines() if line.startswith("depth/rmse_m "))
+    assert row.endswith(f"{evaluations[STEPS]['depth/rmse_m']:.4g}")
 
 
 def test_mode_eval_repeats_the_numbers_of_the_run(finished, caplog):
@@ -289,6 +308,6 @@ def test_a_workdir_of_another_run_is_refused_and_left_alone(finished, data_dir):
     with config.unlocked():
         config.model.name = "hps"
         config.model.overrides = {}
-    with pytest.raises(UserError, match=r"model.name = 'ema_net', not 'hps'"):
+    with pytest.raises(UserError, match=r"config.model.name = 'ema_net', not 'hps'"):
         loop.train_and_evaluate(config, finished[0])
     assert (finished[0] / workdir.CONFIG).read_text() == before

@@ -105,6 +105,7 @@ def train_dataset(
     seed: int,
     augmentation: Augmentation,
     image_size: tuple[int, int],
+    first_sample: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -117,6 +118,7 @@ def train_dataset(
         seed: decides the order and the augmentation.
         augmentation: the random changes.
         image_size: (h, w) of a batch; examples may have others.
+        first_sample: of batch 0, by its position in the stream.
         process_index: which process this is.
         process_count: how many share a batch.
 
@@ -132,14 +134,14 @@ def train_dataset(
         rng = np.random.default_rng((noise_seed, position))
         return augment(_sample(example, tasks), tasks, rng, augmentation, image_size)
 
-    stream = _ordered(source, seed).map_with_index(augmented)
+    stream = _ordered(source, seed).map_with_index(augmented)[first_sample:]
     return stream.batch(rows)[process_index::process_count]
 
 
-def image_ids(source: Examples, index: int, *, batch_size: int, seed: int) -> list[str]:
-    """The images of global batch `index` of `train_dataset`; reads the examples once more."""
+def image_ids(source: Examples, first_sample: int, *, batch_size: int, seed: int) -> list[str]:
+    """The images of a batch of `train_dataset` by its first sample; reads the examples again."""
     stream = _ordered(source, seed)
-    return [stream[i]["image_id"] for i in range(index * batch_size, (index + 1) * batch_size)]
+    return [stream[first_sample + i]["image_id"] for i in range(batch_size)]
 
 
 @contextlib.contextmanager

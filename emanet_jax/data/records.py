@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from tensorflow_datasets.core import shuffle
 from emanet_jax.data import files
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
+from emanet_jax.locks import file_lock
 from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
@@ -183,52 +183,52 @@ def read_ahead(
             yield waiting.popleft().result()
 
 
-@contextlib.contextmanager
-def _file_lock(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock: of several processes one builds and the others wait for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"config.data.data_dir: {folder} cannot be written ({error}).") from error
-    with lock:
-        # The system frees the lock when its holder ends, however it ends.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def build(make: Callable[[], tfds.core.DatasetBuilder], folder: Path) -> tfds.core.DatasetBuilder:
     """Builds the data set unless it is complete, and checks its shards.
 
     TFDS builds into a folder `incomplete.*` that it renames at the end, so a folder with the data
-    set's own name is complete.
+    set's own name is complete: reading it takes neither a lock nor the right to write.
 
     Args:
-        make: makes the builder, which reads what was built before: called when nobody builds.
+        make: makes the builder, which reads what was built before.
         folder: of all data sets with this name.
 
     Raises:
         UserError: the folder cannot be written, a source file is wrong, or a shard is damaged.
     """
-    with _file_lock(folder):
-        # Nobody else builds while we hold the lock, so these are remains of killed builds.
-        for stale in folder.glob("*/incomplete.*"):
-            _LOG.info("Removing the unfinished build %s.", stale)
-            shutil.rmtree(stale)
-        try:
-            builder = make()
-        # TFDS asserts that what it reads is of the builder's version.
-        except (json_format.ParseError, UnicodeDecodeError, AssertionError) as error:
-            raise UserError(
-                f"{folder}: the dataset_info.json of a built data set is damaged "
-                f"({files.one_line(error)}); delete its folder and run again to rebuild it."
-            ) from error
-        place = Path(builder.data_dir)
-        if not place.exists():
-            _LOG.info("Building %s.", place)
-            _generate(builder, place)
-        verify(builder)
+    builder = _made(make, folder)
+    if not Path(builder.data_dir).exists():
+        with contextlib.ExitStack() as held:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Of several processes one builds, and the others wait for it.
+                locked = held.enter_context(file_lock(folder / ".lock", wait=True))
+            except OSError as error:
+                raise UserError(
+                    f"config.data.data_dir: {folder} cannot be written ({error})."
+                ) from error
+            builder = _made(make, folder)  # perhaps by the one that was waited for
+            place = Path(builder.data_dir)
+            if not place.exists():
+                # Nobody else builds while we hold the lock, so these are remains of killed builds.
+                for stale in folder.glob("*/incomplete.*") if locked else ():
+                    _LOG.info("Removing the unfinished build %s.", stale)
+                    shutil.rmtree(stale)
+                _LOG.info("Building %s.", place)
+                _generate(builder, place)
+    verify(builder)
     return builder
+
+
+def _made(make: Callable[[], tfds.core.DatasetBuilder], folder: Path) -> tfds.core.DatasetBuilder:
+    try:
+        return make()
+    # TFDS asserts that what it reads is of the builder's version.
+    except (json_format.ParseError, UnicodeDecodeError, AssertionError) as error:
+        raise UserError(
+            f"{folder}: the dataset_info.json of a built data set is damaged "
+            f"({files.one_line(error)}); delete its folder and run again to rebuild it."
+        ) from error
 
 
 def _generate(builder: tfds.core.DatasetBuilder, place: Path) -> None:
@@ -236,6 +236,8 @@ def _generate(builder: tfds.core.DatasetBuilder, place: Path) -> None:
     try:
         builder.download_and_prepare()
     except (OSError, RuntimeError) as error:  # a RuntimeError is array_record's
+        if place.exists():  # on a disk without locks: another process has finished it first
+            return
         raise UserError(f"{place} cannot be written ({files.one_line(error)}).") from error
     finally:
         if place.parent.is_dir() and not any(place.parent.iterdir()):

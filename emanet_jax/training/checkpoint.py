@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ SUMS = "SHA256SUMS"
 DAMAGED = "damaged"  # folder beside the checkpoints that takes what cannot be restored
 # Where a checkpoint goes before its files are deleted, so that none is ever there in part.
 _DELETED = "deleted"
+_METRICS = "metrics"  # Orbax's folder, and file in it, of the metrics that a step was saved with
 # Orbax writes these when, or after, it gives a checkpoint its name; no value depends on them.
 _LATE = ("commit_success.txt", "_CHECKPOINT_METADATA")
 
@@ -49,10 +50,19 @@ class Policy(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: a thin layer over `ocp.CheckpointManager`.
 
+    Opening them moves damaged ones away: the newest ones until one is intact, and those whose
+    metrics are damaged, by which the best is chosen. The damage of each is logged.
+
     Args:
         directory: of the checkpoints, created if need be.
         policy: which of them stay.
         read_only: leave everything as it is, such as the unfinished save of a run that goes on.
+
+    Attributes:
+        damages: what was damaged, a sentence each.
+
+    Raises:
+        UserError: `read_only`, and the metrics of a checkpoint are damaged.
     """
 
     def __init__(self, directory: epath.PathLike, policy: Policy, *, read_only: bool = False):
@@ -64,9 +74,13 @@ class Checkpoints:
             get_metric_fn=rank, n=policy.keep_best, keep_checkpoints_without_metrics=False
         )
         place = workdir.absolute(directory)
-        _check_metrics(place)
         self._read_only = read_only
-        self._intact: set[int] = set()  # steps whose files have been compared with their sums
+        self._intact: int | None = None  # step whose files have been compared with their sums
+        self.damages: list[str] = []
+        if read_only:
+            _check_metrics(place)
+        else:
+            self._intact, self.damages = sharding.on_first(lambda: _set_damaged_aside(place))
         self._manager = ocp.CheckpointManager(
             place,
             options=ocp.CheckpointManagerOptions(
@@ -112,8 +126,8 @@ class Checkpoints:
         Raises:
             UserError: a file of the checkpoint is damaged, or its arrays are others than `like`'s.
         """
-        if step not in self._intact:
-            damage = sharding.on_first(lambda: self.damage(step))
+        if step != self._intact:
+            damage = sharding.on_first(lambda: find_damage(self.path(step)))
             if damage:
                 raise UserError(f"{damage}; choose another checkpoint.")
         try:
@@ -127,45 +141,13 @@ class Checkpoints:
             ) from error
         return restored.state
 
-    def damage(self, step: int) -> str:
-        """The first error in the files of a checkpoint, in words; "" if there is none."""
-        folder, sums = self.path(step), _sums(self.path(step))
-        if not (folder / SUMS).exists():
-            return f"{folder / SUMS} is missing"
-        text = (folder / SUMS).read_bytes().decode(errors="replace")
-        saved = {name: digest for digest, _, name in (x.partition("  ") for x in text.splitlines())}
-        for name in sorted({*saved, *sums}):
-            if name not in sums:
-                return f"{folder / name} is missing"
-            if saved.get(name) != sums[name]:
-                return f"{folder / name} is damaged (another SHA-256 than in {SUMS})"
-        return ""
-
-    def set_damaged_aside(self) -> list[str]:
-        """Moves the newest checkpoints away until one is intact; the damage of each is logged."""
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        damages = sharding.on_first(lambda: self._set_damaged_aside(steps))
-        self._intact.update(steps[len(damages) : len(damages) + 1])
-        if damages:
-            self._manager.reload()
-        return damages
-
-    def _set_damaged_aside(self, steps: Sequence[int]) -> list[str]:
-        damages = []
-        aside = self._manager.directory.parent / DAMAGED
-        for step in steps:
-            damage = self.damage(step)
-            if not damage:
-                break
-            _LOG.info("%s: moved to %s, going back to the checkpoint before.", damage, aside)
-            damages.append(damage)
-            aside.mkdir(exist_ok=True)
-            self.path(step).rename(aside / f"{step}-{sum(1 for _ in aside.iterdir())}")
-        return damages
-
     def evaluated(self, step: int) -> bool:
         """Whether a checkpoint was saved with metrics."""
-        return sharding.on_first(lambda: (self.path(step) / "metrics").exists())
+        return sharding.on_first(lambda: (self.path(step) / _METRICS).exists())
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics that a checkpoint was saved with."""
+        return json.loads((self.path(step) / _METRICS / "metrics").read_text())
 
     def latest_step(self) -> int | None:
         """The newest checkpoint, or None."""
@@ -214,8 +196,49 @@ def _check_metrics(place: epath.Path) -> None:
             json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path} cannot be read ({error}); move this checkpoint away to use the others."
+                f"{path} cannot be read ({error}); move this checkpoint away to use the others, or "
+                "start the run again, which does so."
             ) from error
+
+
+def find_damage(folder: epath.Path, within: str = "") -> str:
+    """The first error in the files of a checkpoint, in words; "" if there is none.
+
+    Args:
+        folder: of the checkpoint.
+        within: look only at files whose names in the folder begin like this.
+    """
+    if not (folder / SUMS).exists():
+        return f"{folder / SUMS} is missing"
+    text = (folder / SUMS).read_bytes().decode(errors="replace")
+    saved = {name: digest for digest, _, name in (x.partition("  ") for x in text.splitlines())}
+    sums = _sums(folder, within)
+    for name in sorted({*saved, *sums}):
+        if name.startswith(within) and name not in sums:
+            return f"{folder / name} is missing"
+        if name in sums and saved.get(name) != sums[name]:
+            return f"{folder / name} is damaged (another SHA-256 than in {SUMS})"
+    return ""
+
+
+def _set_damaged_aside(place: epath.Path) -> tuple[int | None, list[str]]:
+    """Moves damaged checkpoints away as `Checkpoints` says.
+
+    Returns:
+        The newest one that is intact, and the damages.
+    """
+    intact, damages, aside = None, [], place.parent / DAMAGED
+    for step in sorted(ocp.utils.checkpoint_steps(place), reverse=True):
+        folder = place / str(step)
+        damage = find_damage(folder, "" if intact is None else f"{_METRICS}/")
+        if damage:
+            _LOG.info("%s: moved to %s.", damage, aside)
+            damages.append(damage)
+            aside.mkdir(exist_ok=True)
+            folder.rename(aside / f"{step}-{sum(1 for _ in aside.iterdir())}")
+        elif intact is None:
+            intact = step
+    return intact, damages
 
 
 def _write_sums(place: epath.Path) -> None:
@@ -226,12 +249,17 @@ def _write_sums(place: epath.Path) -> None:
             (folder / SUMS).write_text("".join(lines))
 
 
-def _sums(folder: epath.Path) -> dict[str, str]:
-    """{path in the folder: SHA-256 of the file}."""
+def _sums(folder: epath.Path, within: str = "") -> dict[str, str]:
+    """{path in the folder: SHA-256 of the file} of the files whose paths begin with `within`."""
     sums: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            sums |= {f"{path.name}/{name}": digest for name, digest in _sums(path).items()}
-        elif path.name not in (*_LATE, SUMS):
-            sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def add(inner: epath.Path, prefix: str) -> None:
+        for path in sorted(inner.iterdir()):
+            name = prefix + path.name
+            if path.is_dir():
+                add(path, f"{name}/")
+            elif name.startswith(within) and path.name not in (*_LATE, SUMS):
+                sums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    add(folder, "")
     return sums

@@ -8,6 +8,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,11 +23,24 @@ VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # that change what is computed
 
 
 def record(
-    directory: epath.Path, config: ml_collections.ConfigDict, step: int, total_steps: int
+    directory: epath.Path,
+    config: ml_collections.ConfigDict,
+    step: int,
+    total_steps: int,
+    config_changes: Mapping[str, Any],
 ) -> None:
-    """Adds this start, at `step` of `total_steps`, to the list in the run's environment.json."""
+    """Adds this start, at `step` of `total_steps`, to the list in the run's environment.json.
+
+    Args:
+        directory: of the run.
+        config: of this start.
+        step: that it goes on from.
+        total_steps: of the run.
+        config_changes: {key: [value of the run so far, value from now on]}.
+    """
     path, starts = directory / workdir.ENVIRONMENT, read(directory)
-    starts.append({"step": step, "total_steps": total_steps, **describe(config)})
+    changes = {"config_changes": dict(config_changes)} if config_changes else {}
+    starts.append({"step": step, "total_steps": total_steps, **changes, **describe(config)})
     workdir.write(path, json.dumps(starts, indent=2) + "\n")
 
 

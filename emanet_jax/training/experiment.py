@@ -38,7 +38,7 @@ class Data(NamedTuple):
 
     Attributes:
         steps_per_epoch: of the training split.
-        train_batches: opens the endless training stream at a step.
+        train_batches: opens the endless training stream at global batch i, the one of step i + 1.
         eval_batches: every image of the evaluation split once, the last batch padded.
         batch_at: global training batch i, of all processes, on the host.
         image_ids: of global training batch i.
@@ -129,8 +129,13 @@ class Experiment:
         )
 
 
-def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
+def make_experiment(config: ml_collections.ConfigDict, sample_offset: int = 0) -> Experiment:
     """Builds the network, the data if need be, the optimiser and the jitted steps.
+
+    Args:
+        config: of the run.
+        sample_offset: position of a step's first sample beyond steps * batch_size, where a run goes
+            on with another batch size: its end and its learning rates are those of the samples.
 
     Raises:
         UserError: the config asks for something that does not exist or fit.
@@ -140,9 +145,10 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     mesh = make_mesh(config)
     trained_model = rematerialised(model, config.remat)
     balancing.check(config, tasks, trained_model)
-    data = _make_data(config, tasks)
+    data = _make_data(config, tasks, sample_offset)
+    offset = sample_offset / config.batch_size
     total_steps = max(1, round(config.epochs * data.steps_per_epoch))
-    schedule, optimizer = _make_optimizer(config.optimizer, total_steps)
+    schedule, optimizer = _make_optimizer(config.optimizer, total_steps, offset)
     balance = balancing.from_config(config, tasks, max(1, round(data.steps_per_epoch)))
     grads_fn = balancing.grads_fn_for(
         balance, tasks, accumulate=config.accumulate, task_gradients=config.task_gradients
@@ -178,7 +184,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         schedule=schedule,
         data=data,
         batch_size=config.batch_size,
-        total_steps=total_steps,
+        total_steps=round(total_steps - offset),
         every=Intervals(
             log=config.log_every_steps,
             evaluation=max(1, round(config.eval_every_epochs * data.steps_per_epoch)),
@@ -226,7 +232,9 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     return mesh
 
 
-def _make_data(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Data:
+def _make_data(
+    config: ml_collections.ConfigDict, tasks: tuple[Task, ...], sample_offset: int
+) -> Data:
     """Builds the data set's records, if need be, and opens them."""
     builder = pipeline.prepare(config.data)
     train = pipeline.load(builder, "train", cache=config.data.cache)
@@ -236,6 +244,10 @@ def _make_data(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Da
             f"train on, {len(train)}."
         )
     order = {"batch_size": config.batch_size, "seed": config.seed}
+
+    def first_sample(index: int) -> int:
+        return index * config.batch_size + sample_offset
+
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     image_size = tuple(config.data.image_size)
     dataset = functools.partial(
@@ -248,9 +260,8 @@ def _make_data(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Da
     )
     return Data(
         steps_per_epoch=len(train) / config.batch_size,
-        train_batches=functools.partial(
-            pipeline.train_batches,
-            dataset(**process),
+        train_batches=lambda index: pipeline.train_batches(
+            dataset(first_sample=first_sample(index), **process),
             threads=config.data.threads,
             prefetch=config.data.prefetch,
         ),
@@ -263,17 +274,20 @@ def _make_data(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Da
             threads=config.data.threads,
             **process,
         ),
-        batch_at=lambda index: dataset()[index],
-        image_ids=functools.partial(pipeline.image_ids, train, **order),
+        batch_at=lambda index: dataset(first_sample=first_sample(index))[0],
+        image_ids=lambda index: pipeline.image_ids(train, first_sample(index), **order),
     )
 
 
 def _make_optimizer(
-    settings: ml_collections.ConfigDict, total_steps: int
+    settings: ml_collections.ConfigDict, total_steps: int, offset: float
 ) -> tuple[optax.Schedule, optax.GradientTransformationExtraArgs]:
+    """The learning rate by step, that of step + `offset` of the schedule, and the optimiser."""
     schedule = optim.make_schedule(
         settings.schedule, settings.learning_rate, total_steps, settings.warmup_steps
     )
+    if offset:
+        schedule = optim.shifted(schedule, offset)
     return schedule, optim.make_optimizer(schedule, settings.l2, settings.clip_norm)
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
@@ -18,12 +19,23 @@ from emanet_jax.types import Batch, TrainState
 _LOG = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathLike) -> bool:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    directory: epath.PathLike,
+    *,
+    allow_config_change: bool = False,
+) -> bool:
     """Trains in `directory`, going on where a run in it stopped.
 
     Leaves there the files that `workdir` names. SIGTERM and Ctrl-C, to any of the processes, save a
     checkpoint and return after the current step or batch of an evaluation; the same call goes on
     from it.
+
+    Args:
+        config: of the run.
+        directory: its workdir.
+        allow_config_change: whether a run may go on with other settings than it had, which
+            environment.json then lists; a new batch size goes on at the same sample.
 
     Returns:
         Whether the run has come to its end; False if a signal has stopped it.
@@ -32,21 +44,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: epath.PathL
         UserError: the config or the data has an error, or the directory holds another run, is in
             use or cannot be written.
     """
-    return train(make_experiment(config), directory)
+    return train(make_experiment(config), directory, allow_config_change=allow_config_change)
 
 
-def train(experiment: Experiment, directory: epath.PathLike) -> bool:
+def train(
+    experiment: Experiment, directory: epath.PathLike, *, allow_config_change: bool = False
+) -> bool:
     """`train_and_evaluate` with the experiment that the config comes to."""
     directory = workdir.absolute(directory)
-    fresh = sharding.on_first(lambda: _is_fresh(directory, experiment.config))
+    changes = sharding.on_first(lambda: _check(directory, experiment.config, allow_config_change))
     # Before the workdir is made, so that an error in pretrained weights leaves none behind.
-    state = experiment.initial_state() if fresh else None
+    state = experiment.initial_state() if changes is None else None
     with (
-        workdir.claimed(directory, experiment.config),
+        workdir.claimed(directory),
         Checkpoints(directory / workdir.CHECKPOINTS, experiment.checkpoint_policy) as checkpoints,
         StopSignal(experiment.mesh) as stop,
     ):
-        checkpoints.set_damaged_aside()
         latest = checkpoints.latest_step()
         if latest is None:
             state = state or experiment.initial_state()
@@ -54,9 +67,16 @@ def train(experiment: Experiment, directory: epath.PathLike) -> bool:
             state = checkpoints.restore(latest, experiment.abstract_state())
             _LOG.info("Going on from %s.", checkpoints.path(latest))
         start = latest or 0
+        sample_offset = int(state.samples) - start * experiment.batch_size
+        if sample_offset:
+            experiment = make_experiment(experiment.config, sample_offset)
         if jax.process_index() == 0:
             _describe(directory, experiment, state)
-            environment.record(directory, experiment.config, start, experiment.total_steps)
+            environment.record(
+                directory, experiment.config, start, experiment.total_steps, changes or {}
+            )
+        if start >= experiment.total_steps:
+            _LOG.info("This run is finished: it was to take %d steps.", experiment.total_steps)
         with (
             TrainLog(experiment, directory, start) as log,
             experiment.data.train_batches(start) as batches,
@@ -98,13 +118,16 @@ def _loop(
 
         if stopped or stop.reached():
             log.flush()
-            checkpoints.save(state, step)
-            checkpoints.wait()
+            if step > start:
+                checkpoints.save(state, step)
+                checkpoints.wait()
             _LOG.info("Stopped by %s at step %d/%d: run again to go on.", stop.name, step, total)
             return False
 
         batch = sharding.to_devices(next(batches), experiment.mesh)
         state, scalars = experiment.train_step(state, batch)
+        if step == start and jax.process_index() == 0:
+            workdir.save_config(directory, experiment.config)
         step += 1
         rows = log.step(step, scalars)
         debug_nan.watch(rows, experiment.max_bad_steps, experiment.data, state, directory)
@@ -130,12 +153,14 @@ def evaluate_workdir(directory: epath.PathLike, which: str) -> None:
     _LOG.info("checkpoint: %s", checkpoints.path(step))
 
 
-def _is_fresh(directory: epath.Path, config: ml_collections.ConfigDict) -> bool:
+def _check(
+    directory: epath.Path, config: ml_collections.ConfigDict, allow_change: bool
+) -> dict[str, list[Any]] | None:
     """`workdir.check`, and UserError if a file that the run goes on writing cannot be read."""
-    fresh = workdir.check(directory, config)
+    changes = workdir.check(directory, config, allow_change)
     environment.read(directory)
     writers.read_scalars(directory / workdir.METRICS)
-    return fresh
+    return changes
 
 
 def _describe(directory: epath.Path, experiment: Experiment, state: TrainState) -> None:
@@ -157,14 +182,13 @@ def _describe(directory: epath.Path, experiment: Experiment, state: TrainState) 
 
 def _report(directory: epath.Path, checkpoints: Checkpoints) -> str:
     """Every metric at the first, best and last evaluation, and where to look."""
+    best, last = checkpoints.best_step(), checkpoints.latest_step()
+    assert best is not None and last is not None, "the last step is always evaluated and saved"
     evaluations = writers.read_evaluations(directory / workdir.METRICS)
-    first, last, best = min(evaluations), max(evaluations), checkpoints.best_step()
-    assert best is not None, "the last step is always evaluated"
-    columns = {
-        f"first ({first})": evaluations[first],
-        f"best ({best})": evaluations[best],
-        f"last ({last})": evaluations[last],
-    }
+    first = min({*evaluations, best})  # metrics.jsonl may have been moved away
+    evaluations |= {step: checkpoints.metrics(step) for step in (best, last)}
+    steps = {"first": first, "best": best, "last": last}
+    columns = {f"{name} ({step})": evaluations[step] for name, step in steps.items()}
     return "\n".join(
         [
             "",

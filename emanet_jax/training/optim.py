@@ -59,6 +59,11 @@ def make_schedule(
     return optax.join_schedules([warmup, rest], [warmup_steps])
 
 
+def shifted(schedule: optax.Schedule, offset: float) -> optax.Schedule:
+    """The schedule whose step i is step i + `offset` of the given one."""
+    return lambda step: schedule(step + offset)
+
+
 def make_optimizer(
     schedule: optax.Schedule, l2: float, clip_norm: float | None = None
 ) -> optax.GradientTransformation:

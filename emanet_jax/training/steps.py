@@ -77,6 +77,7 @@ def first_state(
     balancing_params = balancing.init_params()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        samples=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         balancing={
@@ -148,6 +149,7 @@ def train_step(
     )
     state = jax.tree.map(functools.partial(jnp.where, good), new, state).replace(
         step=state.step + 1,
+        samples=state.samples + len(batch["mask"]),
         bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
         skipped=state.skipped + ~good,
     )

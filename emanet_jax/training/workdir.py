@@ -2,20 +2,21 @@
 
 import contextlib
 import errno
-import fcntl
 import json
-import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from etils import epath
+from flax.traverse_util import flatten_dict
 
-from emanet_jax.config import read_config, to_json, value_at
+from emanet_jax.config import read_config, to_json
 from emanet_jax.errors import UserError
+from emanet_jax.locks import file_lock
 from emanet_jax.training import sharding
 
 CONFIG = "config.json"
@@ -40,9 +41,6 @@ _IDENTITY = (
 
 # Errors of a full or protected disk; recognised by their words where a library passes on the text.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # answers of some network disks
-
-_LOG = logging.getLogger(__name__)
 
 
 def absolute(directory: epath.PathLike) -> epath.Path:
@@ -58,11 +56,22 @@ def write(path: epath.Path, content: str | bytes) -> None:
     part.replace(path)
 
 
-def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether the workdir is free of runs, so that one may start there.
+def check(
+    workdir: epath.Path, config: ml_collections.ConfigDict, allow_change: bool = False
+) -> dict[str, list[Any]] | None:
+    """Compares a config with that of the run in the workdir.
+
+    Args:
+        workdir: of the run.
+        config: to start with.
+        allow_change: whether the run may go on with other settings, if they leave it its arrays.
+
+    Returns:
+        What is allowed to differ, {key: [value of the run, value of the config]}; None if there is
+        no checkpoint to go on from.
 
     Raises:
-        UserError: it holds a run that differs in network, tasks or sizes, or cannot be read.
+        UserError: the run differs in something else, or its config cannot be read.
     """
     files = (PARAMETERS, FIGURE, RESULTS, PER_CLASS, BAD_STEPS, LOCK)
     for name in (CHECKPOINTS, TENSORBOARD, *files):
@@ -70,23 +79,43 @@ def check(workdir: epath.Path, config: ml_collections.ConfigDict) -> bool:
         if path.exists() and path.is_dir() != is_folder:
             words = ("a file", "a folder") if is_folder else ("a folder", "a file")
             raise UserError(f"{path} is {words[0]} but must be {words[1]}; move it away to go on.")
-    path = workdir / CONFIG
-    if not path.exists():
-        return True
-    theirs, ours = (json.loads(to_json(x)) for x in (load_config(workdir), config))
-    for key in _IDENTITY:
-        there, here = value_at(theirs, key), value_at(ours, key)
-        if there != here:
-            raise UserError(
-                f"{workdir} holds a run with {key} = {there!r}, not {here!r}; choose another "
-                "--workdir, or the config of that run."
-            )
-    return False
+    checkpoints = workdir / CHECKPOINTS
+    if not (checkpoints.exists() and any(x.name.isdecimal() for x in checkpoints.iterdir())):
+        return None
+    changes = differences(load_config(workdir), config)
+    fixed = [x for x in changes if any(f"{x}.".startswith(f"{key}.") for key in _IDENTITY)]
+    for keys, advice in (
+        (fixed, f"choose another --workdir, or --config={workdir / CONFIG}."),
+        (
+            [] if allow_change else list(changes),
+            f"--config={workdir / CONFIG} goes on with that, --allow_config_change with the new "
+            "values.",
+        ),
+    ):
+        if keys:
+            values = (f"config.{x} = {changes[x][0]!r}, not {changes[x][1]!r}" for x in keys)
+            raise UserError(f"{workdir} holds a run with {'; '.join(values)}: {advice}")
+    return changes
+
+
+def differences(a: ml_collections.ConfigDict, b: ml_collections.ConfigDict) -> dict[str, list[Any]]:
+    """{key: [value in a, value in b]} of the settings that differ; None for a missing one."""
+    theirs, ours = (flatten_dict(json.loads(to_json(x)), sep=".") for x in (a, b))
+    return {
+        key: [theirs.get(key), ours.get(key)]
+        for key in theirs | ours
+        if theirs.get(key) != ours.get(key)
+    }
+
+
+def save_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the run's config.json."""
+    write(workdir / CONFIG, to_json(config))
 
 
 @contextlib.contextmanager
-def claimed(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
-    """Makes the workdir with its config.json; nobody else trains in it until the `with` block ends.
+def claimed(workdir: epath.Path) -> Iterator[None]:
+    """Makes the workdir; nobody else trains in it until the `with` block ends.
 
     Raises:
         UserError: the workdir is in use or, now or while the block runs, cannot be written.
@@ -96,8 +125,7 @@ def claimed(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[
         def take() -> None:
             with _disk_errors(workdir):
                 workdir.mkdir(parents=True, exist_ok=True)
-                held.enter_context(file_lock(workdir))
-                write(workdir / CONFIG, to_json(config))
+                held.enter_context(_lock(workdir))
 
         sharding.on_first(take)
         with _disk_errors(workdir):
@@ -105,28 +133,21 @@ def claimed(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[
 
 
 @contextlib.contextmanager
-def file_lock(workdir: epath.Path) -> Iterator[None]:
+def _lock(workdir: epath.Path) -> Iterator[None]:
     """Holds the workdir's lock; UserError if another process does."""
     if not os.path.isdir(workdir):  # a bucket, which knows no locks
         yield
         return
-    with open(workdir / LOCK, "a+") as lock:
+    path = Path(workdir / LOCK)
+    with contextlib.ExitStack() as held:
         try:
-            # The system frees the lock when its holder ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(file_lock(path, wait=False))
         except BlockingIOError as error:
-            lock.seek(0)
             raise UserError(
-                f"--workdir={workdir} is in use by {lock.read().strip()}; wait for its end, or "
-                "choose another."
+                f"--workdir={workdir} is in use by {path.read_text().strip()}; wait for its end, "
+                "or choose another."
             ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            _LOG.info("%s is on a disk without locks: start only one run in it.", workdir)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
 
 

@@ -1,6 +1,8 @@
 """Built data sets: complete or absent, whole or refused, never another's."""
 
 import dataclasses
+import errno
+import fcntl
 import importlib
 import os
 import pathlib
@@ -63,6 +65,35 @@ def test_other_settings_are_another_data_set(tmp_path, change):
         for config in (data_config(tmp_path), data_config(tmp_path, **change))
     ]
     assert builders[0].data_dir != builders[1].data_dir
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "ENOTSUP"])
+def test_a_disk_without_locks_will_do(tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(getattr(errno, code), code)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    config = data_config(tmp_path)
+    another = tmp_path / "synthrooms" / "some_config" / "incomplete.1.0.0_of_another"
+    another.mkdir(parents=True)
+    assert len(pipeline.load(pipeline.prepare(config), "train")) == 10
+    assert another.exists()  # perhaps its process is at work
+
+
+def test_what_is_built_is_read_without_a_lock_or_the_right_to_write(built, monkeypatch):
+    config, builder = built
+    folder = pathlib.Path(builder.data_dir)
+
+    def refuses(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(records, "file_lock", refuses)
+    before = sorted(folder.parents[1].rglob("*"))
+    assert len(pipeline.load(pipeline.prepare(config), "train")) == 10
+    assert sorted(folder.parents[1].rglob("*")) == before
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=r"config.data.data_dir: .* cannot be written .*Read-only"):
+        pipeline.prepare(config)
 
 
 def damage(path: pathlib.Path, how: str) -> None:

@@ -1,13 +1,15 @@
 """Checkpoints: what is kept, and that no damaged one is ever restored."""
 
 import hashlib
+import itertools
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from emanet_jax.errors import UserError
-from emanet_jax.training.checkpoint import SUMS, Checkpoints, Policy
+from emanet_jax.training.checkpoint import _LATE, SUMS, Checkpoints, Policy, find_damage
 
 
 def state(step):
@@ -64,22 +66,48 @@ def test_a_damaged_checkpoint_is_named_and_skipped(run, words):
     broken = largest(run, 3)
     DAMAGES[words](broken)
     with opened(run) as checkpoints:
-        said = checkpoints.set_damaged_aside()
+        said = checkpoints.damages
         assert len(said) == 1 and words in said[0] and str(broken) in said[0]
         assert checkpoints.latest_step() == 2
         restored = checkpoints.restore(2, state(0))
         np.testing.assert_array_equal(restored["weights"], state(2)["weights"])
         checkpoints.save(state(3), 3, {"x": 3.0})  # the way is free for the step again
     with opened(run) as checkpoints:
-        assert not checkpoints.set_damaged_aside() and checkpoints.latest_step() == 3
+        assert not checkpoints.damages and checkpoints.latest_step() == 3
     assert (run / "damaged" / "3-0").is_dir()
+
+
+def test_any_damage_to_any_file_goes_back_to_the_step_before(run, tmp_path_factory):
+    names = [path.relative_to(run) for path in files(run, 3)[1]]
+    assert len(names) > 8
+    kept = 0
+    for name, damage in itertools.product(names, DAMAGES.values()):
+        copy = tmp_path_factory.mktemp("copy") / "run"
+        shutil.copytree(run, copy)
+        damage(copy / name)
+        with opened(copy) as checkpoints:
+            step = checkpoints.latest_step()
+            assert step == checkpoints.best_step() == (2 if checkpoints.damages else 3), name
+            kept += step == 3
+            restored = checkpoints.restore(step, state(0))
+            np.testing.assert_array_equal(restored["weights"], state(step)["weights"], str(name))
+            assert checkpoints.metrics(step) == {"x": step}
+    assert kept <= len(DAMAGES) * len(_LATE)  # nothing is read of these
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values())
+def test_the_best_is_never_chosen_by_damaged_metrics(run, damage):
+    damage(run / "checkpoints" / "1" / "metrics" / "metrics")
+    with opened(run) as checkpoints:
+        assert len(checkpoints.damages) == 1 and checkpoints.latest_step() == 3
+    assert (run / "damaged" / "1-0").is_dir()
 
 
 def test_all_damaged_leaves_none(run):
     for step in (1, 2, 3):
         flip_a_byte(largest(run, step))
     with opened(run) as checkpoints:
-        assert len(checkpoints.set_damaged_aside()) == 3
+        assert len(checkpoints.damages) == 3
         assert checkpoints.latest_step() is None
 
 
@@ -92,8 +120,8 @@ def test_a_damaged_checkpoint_is_not_restored(run):
 def test_without_sums_a_checkpoint_counts_as_damaged(run):
     (files(run, 3)[0] / SUMS).unlink()
     with opened(run) as checkpoints:
-        assert "SHA256SUMS is missing" in checkpoints.damage(3)
-        assert checkpoints.damage(2) == ""
+        assert "3/SHA256SUMS is missing" in checkpoints.damages[0]
+        assert len(checkpoints.damages) == 1 and checkpoints.latest_step() == 2
 
 
 def test_metrics_can_be_added_to_a_checkpoint_without(tmp_path):
@@ -138,8 +166,9 @@ def test_what_a_killed_run_left_is_cleared(run):
 
 
 def test_only_a_new_checkpoint_gets_sums(run):
-    (files(run, 2)[0] / SUMS).unlink()
     with opened(run) as checkpoints:
+        (files(run, 2)[0] / SUMS).unlink()
         checkpoints.save(state(4), 4, {"x": 4.0})
         checkpoints.wait()
-        assert "SHA256SUMS is missing" in checkpoints.damage(2) and not checkpoints.damage(4)
+        assert "SHA256SUMS is missing" in find_damage(checkpoints.path(2))
+        assert not find_damage(checkpoints.path(4))
