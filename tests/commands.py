@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from emanet_jax.training import workdir
+from tests import forks
 from tests.conftest import QUICK_COMPILATION, ROOT
 
 # The cheapest run: one task on the smallest backbone; every step logged and saved.
@@ -23,27 +25,22 @@ CHEAP = (
 )
 
 
-def start(
-    *args: str, devices: int = 1, largest_file: int | None = None, merge: bool = False
-) -> subprocess.Popen:
-    """A training or evaluation on `devices` fake devices.
+def start(*args: str, devices: int = 1, merge: bool = False) -> subprocess.Popen:
+    """A training or evaluation that a test talks to, in a process of its own.
 
     Args:
         args: flags.
         devices: of the process.
-        largest_file: KiB after which the system refuses to write on, as on a full disk.
         merge: standard error in standard output.
     """
-    flags = f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILATION}"
     environment = {
         **os.environ,
-        "XLA_FLAGS": flags if devices > 1 else QUICK_COMPILATION,
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONUNBUFFERED": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
-    limit = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "-"] if largest_file else []
     return subprocess.Popen(
-        [*limit, sys.executable, "-m", "emanet_jax.main", *args],
+        [sys.executable, "-m", "emanet_jax.main", *args],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -52,11 +49,28 @@ def start(
     )
 
 
-def run(*args: str, **options) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error."""
-    process = start(*args, **options)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+def run(*args: str, devices: int = 1, largest_file: int | None = None) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a training or evaluation.
+
+    Args:
+        args: flags.
+        devices: of the process.
+        largest_file: bytes after which the system refuses to write on, as on a full disk.
+    """
+    done = forks.python(
+        "-m",
+        "emanet_jax.main",
+        *args,
+        environment={"XLA_FLAGS": xla_flags(devices)},
+        limits={resource.RLIMIT_FSIZE: largest_file} if largest_file else {},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def xla_flags(devices: int) -> str:
+    """XLA_FLAGS of a process with so many fake devices; one is the real one."""
+    fakes = f"--xla_force_host_platform_device_count={devices} " if devices > 1 else ""
+    return f"{fakes}{QUICK_COMPILATION}"
 
 
 def saved_steps(directory) -> list[int]:

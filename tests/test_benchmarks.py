@@ -13,7 +13,7 @@ from benchmarks import common, ctal, input_pipeline, scale
 from emanet_jax import models
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.tasks import DATASETS
-from tests import tiny
+from tests import forks, tiny
 from tests.commands import CHEAP
 from tests.conftest import ROOT
 from tests.test_imports import HEAVY
@@ -25,13 +25,9 @@ def table(path) -> list[dict[str, str]]:
 
 
 def command(module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=check,
-    )
+    done = forks.python("-m", f"benchmarks.{module}", *arguments)
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 def test_benchmarks_import_without_tensorflow():

@@ -1,12 +1,10 @@
 """What the documents say is run: every command, every piece of Python, every worked example."""
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import subprocess
-import sys
 from typing import NamedTuple
 
 import imageio
@@ -15,6 +13,7 @@ import pytest
 from PIL import Image
 
 from emanet_jax import balancing
+from tests import forks
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -97,13 +96,7 @@ def workshop(root: pathlib.Path) -> None:
 
 
 def python(root: pathlib.Path, *args: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *args],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = forks.python(*args, folder=root)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

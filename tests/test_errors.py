@@ -6,6 +6,7 @@ Some thirty through the real commands, and a look at every `UserError` that the 
 import ast
 import hashlib
 import re
+import resource
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from tests import forks
 from tests.conftest import ROOT
 from tests.data.layouts_cityscapes import official_name, official_paths
-from tests.errors import commands
 from tests.errors.files import (
     NETWORK,
     Damage,
@@ -27,6 +28,8 @@ from tests.errors.files import (
     twin,
     written,
 )
+
+ADDRESS_SPACE = 24 * 2**30  # bytes: a size that nobody checks ends in MemoryError, not in swapping
 
 TRAIN = (
     f"--config={ROOT}/tests/tiny.py:{NETWORK}",
@@ -224,9 +227,9 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """A folder with one of everything."""
-    root, streams = tmp_path_factory.mktemp("pristine"), tmp_path_factory.mktemp("streams")
-    ended = commands.run("tests.errors.files", str(root), folder=root, streams=streams)
-    assert ended.status == 0, ended.err
+    root = tmp_path_factory.mktemp("pristine")
+    done = forks.python("-m", "tests.errors.files", str(root), folder=root)
+    assert done.returncode == 0, done.stderr
     return root
 
 
@@ -245,19 +248,19 @@ def lines_of(err: str) -> list[str]:
 @pytest.mark.parametrize("name", ROWS)
 def test_an_error_is_one_line_and_leaves_nothing(pristine, tmp_path, name):
     row = ROWS[name]
-    folder, streams = tmp_path / "here", tmp_path / "streams"
+    folder = tmp_path / "here"
     shutil.copytree(pristine, folder)
-    streams.mkdir()
     row.damage(folder)
     before = listing(folder)
     module = row.module if row.module.startswith("launch.") else f"emanet_jax.{row.module}"
-    ended = commands.run(
-        module, *row.arguments, folder=folder, streams=streams, largest_file=row.largest_file
-    )
-    assert ended.status == 1, ended
-    lines = lines_of(ended.err)
-    assert len(lines) == 1 and lines[0].startswith("error: "), ended.err
-    assert "Traceback" not in ended.out + ended.err
+    limits = {resource.RLIMIT_AS: ADDRESS_SPACE}
+    if row.largest_file is not None:
+        limits[resource.RLIMIT_FSIZE] = row.largest_file
+    done = forks.python("-m", module, *row.arguments, folder=folder, limits=limits)
+    assert done.returncode == 1, done
+    lines = lines_of(done.stderr)
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     assert re.search(row.words, lines[0]), lines[0]
     assert listing(folder) == before
     assert not (folder / "new").exists() and not (folder / "imported").exists()

@@ -2,9 +2,6 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ from emanet_jax.models.weights import reading
 from emanet_jax.training import loop, workdir
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import make_experiment, make_network
-from tests import menu, tiny
+from tests import forks, menu, tiny
 from tests.conftest import ROOT
 from tests.torch_files import save_torch
 
@@ -169,13 +166,7 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 def run(*args):
     """Exit status, standard output and standard error of the command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "emanet_jax.convert", *args],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-    )
+    done = forks.python("-m", "emanet_jax.convert", *args, environment={"XLA_FLAGS": ""})
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,8 +1,6 @@
 """The data check: a good data set passes, and every problem is named by its own line."""
 
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from emanet_jax.data import check
 from emanet_jax.errors import UserError
 from emanet_jax.synthetic import render_room
 from emanet_jax.tasks import tasks_for
-from tests.conftest import ROOT
+from tests import forks
 from tests.data.layouts import write_mtan
 from tests.data.settings import data_config
 
@@ -204,14 +202,7 @@ def folder(tmp_path_factory):
 
 def command(*args: str) -> subprocess.CompletedProcess:
     """The command line in its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "emanet_jax.data.check", *args],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return forks.python("-m", "emanet_jax.data.check", *args)
 
 
 def arguments(folder, place):

@@ -1,14 +1,11 @@
 """Costs of networks against the papers' counts, and the table that shows them."""
 
-import subprocess
-import sys
-
 import pytest
 
 from emanet_jax import models
 from emanet_jax.models.cost import cost
 from emanet_jax.tasks import tasks_for
-from tests.conftest import ROOT
+from tests import forks
 from tests.menu import slow_but
 
 NYUV2 = (288, 384)
@@ -47,13 +44,7 @@ def test_ctal_is_named_where_there_is_one():
 
 
 def table(*args):
-    done = subprocess.run(
-        [sys.executable, "-m", "emanet_jax.models", *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks.python("-m", "emanet_jax.models", *args)
     return done.returncode, done.stdout, done.stderr
 
 
