@@ -82,8 +82,10 @@ def train(
             experiment.data.train_batches(start) as batches,
         ):
             finished = _loop(experiment, state, start, batches, directory, log, checkpoints, stop)
-        if finished and jax.process_index() == 0:
-            _LOG.info(_report(directory, checkpoints))
+        if finished:
+            checkpoints.wait()
+            if jax.process_index() == 0:
+                _LOG.info(_report(directory, checkpoints))
     return finished
 
 

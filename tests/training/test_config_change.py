@@ -57,24 +57,24 @@ def test_another_batch_size_goes_on_at_the_same_sample(tmp_path, data_dir):
 
 
 def test_batches_schedule_and_end_are_those_of_the_samples(data_dir):
-    small, large = (make_experiment(cheap(data_dir, batch_size=size)) for size in (2, 4))
-    step = 5  # in batches of 2: 10 samples
-    changed = make_experiment(cheap(data_dir, batch_size=4), sample_offset=10 - step * 4)
-    assert (small.total_steps, large.total_steps) == (24, 12)
-    ids = [small.data.image_ids(i) for i in range(24)]
-    for i in range(step, 12):
-        sample = 10 + (i - step) * 4
-        expected = ids[sample // 2] + ids[sample // 2 + 1]
+    small, large = (make_experiment(cheap(data_dir, batch_size=size)) for size in (4, 8))
+    step = 6  # in batches of 4: 24 samples
+    changed = make_experiment(cheap(data_dir, batch_size=8), sample_offset=24 - step * 8)
+    assert (small.total_steps, large.total_steps) == (12, 6)
+    ids = [small.data.image_ids(i) for i in range(12)]
+    for i in range(step, 9):
+        sample = 24 + (i - step) * 8
+        expected = ids[sample // 4] + ids[sample // 4 + 1]
         assert changed.data.image_ids(i) == expected
-        assert float(changed.schedule(i)) == pytest.approx(float(large.schedule(sample / 4)))
-    assert changed.total_steps == step + (48 - 10) // 4
+        assert float(changed.schedule(i)) == pytest.approx(float(large.schedule(sample / 8)))
+    assert changed.total_steps == step + (48 - 24) // 8
     # The batches themselves, not their names alone.
     with changed.data.train_batches(step) as batches:
         for i in (step, step + 1):
             batch, whole = next(batches), changed.data.batch_at(i)
             np.testing.assert_array_equal(batch["image"], whole["image"])
-    halves = [small.data.batch_at(i)["image"] for i in (5, 6)]
-    np.testing.assert_array_equal(changed.data.batch_at(5)["image"], np.concatenate(halves))
+    halves = [small.data.batch_at(i)["image"] for i in (6, 7)]
+    np.testing.assert_array_equal(changed.data.batch_at(6)["image"], np.concatenate(halves))
 
 
 def test_defaults_know_no_difference(tmp_path):

@@ -144,7 +144,7 @@ def test_stopped_in_an_evaluation_and_killed_three_times_a_run_ends_in_the_same_
 def test_a_full_disk_is_one_sentence_and_damages_nothing(finished, tmp_path, data_dir):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
-    args = arguments(directory, data_dir, epochs=4)
+    args = (*arguments(directory, data_dir, epochs=4), "--allow_config_change")
     status, out, err = run(*args, largest_file=60_000)
     assert status == 1, out
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
