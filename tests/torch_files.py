@@ -51,6 +51,13 @@ class Call(NamedTuple):
     arguments: tuple
 
 
+class Built(NamedTuple):
+    """An object whose attributes are set when the pickle is read."""
+
+    target: Any
+    state: Any
+
+
 class Raw(NamedTuple):
     """Opcodes as they are."""
 
@@ -97,6 +104,8 @@ class _Writer:
                 return f"c{x.module}\n{x.name}\n".encode()
             case Call():
                 return self.write(Global(x.module, x.name)) + self.write(tuple(x.arguments)) + b"R"
+            case Built():
+                return self.write(x.target) + self.write(x.state) + b"b"
             case Parameter():
                 arguments = (x.data, True, OrderedDict())
                 return self.write(Call("torch._utils", "_rebuild_parameter", arguments))

@@ -181,6 +181,46 @@ def test_missing_surplus_and_misshapen_names_are_listed():
         pretrained.fill_backbones(wrong, "hrnet_tiny", variables, "my.pth")
 
 
+@pytest.mark.parametrize("prefix", ["net.", "encoder.backbone."])
+def test_one_prefix_of_all_names_is_taken_off(prefix, caplog):
+    caplog.set_level(logging.INFO, "emanet_jax")
+    values, state_dict = tiny_backbone()
+    prefixed = {prefix + name: x for name, x in state_dict.items()}
+    variables = backbone_alone("hrnet_tiny")
+    loaded = pretrained.fill_backbones(prefixed, "hrnet_tiny", variables, "x")
+    for collection, tree in values.items():
+        jax.tree.map(np.testing.assert_array_equal, loaded[collection]["backbone"], tree)
+    assert f"Took '{prefix}' off the {len(state_dict)} names" in caplog.text
+
+
+def test_a_prefix_of_the_network_itself_stays(caplog):
+    """Without its classifier, all names of a VGG begin with `features.`."""
+    caplog.set_level(logging.INFO, "emanet_jax")
+    features = {name: x for name, x in vgg16_bn().items() if name.startswith("features.")}
+    expected = pretrained.fill_backbones(vgg16_bn(), "segnet", backbone_alone("segnet"), "x")
+    for prefix in ("", "net."):
+        prefixed = {prefix + name: x for name, x in features.items()}
+        loaded = pretrained.fill_backbones(prefixed, "segnet", backbone_alone("segnet"), "x")
+        jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert caplog.text.count("Took ") == 1 and "Took 'net.' off" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [
+        ("timm/swinv2_tiny_window16_256.ms_in1k", "16"),
+        ("timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k", "12to16"),
+        ("weights/swinv2_small_patch4_window16_256.pth", "16"),
+    ],
+)
+def test_weights_of_other_windows_are_refused_by_their_name(hub, name, windows):
+    """Their names and shapes are those of windows of 8."""
+    with pytest.raises(UserError, match=rf"{name}', of windows of {windows} tokens; swin_v2_t has"):
+        pretrained.load_pretrained(name, "swin_v2_t", {})
+    with pytest.raises(UserError, match="cannot be fetched"):
+        pretrained.load_pretrained("timm/swinv2_tiny_window8_256.ms_in1k", "swin_v2_t", {})
+
+
 def test_half_precision_files_are_widened():
     values, state_dict = tiny_backbone()
     half = {name: x.astype(np.float16) for name, x in state_dict.items()}
