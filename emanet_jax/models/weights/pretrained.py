@@ -30,7 +30,7 @@ class Published(NamedTuple):
       classifier: names of the layers that predict ImageNet's classes, left out.
       renames: rules for the published names, applied in turn.
       subtree: the part of the backbone that the weights fill; the rest keeps its random start.
-      joined: joins arrays that the reference has as one, before the renames.
+      joined: what makes of all arrays those that the reference has, before the renames.
     """
 
     classifier: str
@@ -72,9 +72,16 @@ _SWIN_NAMES: Rules = (
 )
 
 
-def _with_qkv_biases(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Join timm's biases of queries and of values to torchvision's one; keys have none."""
-    joined = dict(state_dict)
+def _joined_swin(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Join timm's biases of queries and of values to torchvision's one; keys have none.
+
+    In the authors' own files, which have timm's names, a stage ends with the merging.
+    """
+    at_end = "layers.0.downsample.reduction.weight" in state_dict
+    joined = {
+        re.sub(r"^layers\.(\d)\.(?=downsample)", lambda x: f"layers.{int(x[1]) + at_end}.", name): x
+        for name, x in state_dict.items()
+    }
     for name in state_dict:
         module, _, kind = name.rpartition(".")
         if kind == "q_bias" and f"{module}.v_bias" in state_dict:
@@ -88,7 +95,7 @@ def _with_qkv_biases(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 PUBLISHED: Mapping[str, Published] = {
     "hrnet": Published(r"(incre_modules|downsamp_modules|final_layer|classifier)\..*"),
     "resnet": Published(r"fc\..*"),
-    "swin_v2": Published(r"head\..*", _SWIN_NAMES, joined=_with_qkv_biases),
+    "swin_v2": Published(r"head\..*", _SWIN_NAMES, joined=_joined_swin),
     "segnet": Published(r"classifier\..*", _vgg_names(), subtree="encoder"),
 }
 
