@@ -21,7 +21,17 @@ from safetensors.numpy import save_file
 
 from emanet_jax.errors import UserError
 from emanet_jax.models.weights.reading import read_state_dict, without_wrappers
-from tests.torch_files import STORAGES, Built, Call, Global, Parameter, Raw, View, save_torch
+from tests.torch_files import (
+    STORAGES,
+    Built,
+    Call,
+    Global,
+    Parameter,
+    Raw,
+    Stored,
+    View,
+    save_torch,
+)
 
 FORMS = pytest.mark.parametrize("old", [False, True], ids=["zip", "stream"])
 WEIGHTS = {"conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), "bias": np.ones(2)}
@@ -172,6 +182,8 @@ def test_torchs_own_objects_beside_the_weights_do_no_harm(tmp_path, old):
         "device": DEVICE,
         "dtype": Global("torch", "float32"),
         "sparse": Call("torch._utils", "_rebuild_sparse_tensor", (1, (np.ones(2), DEVICE))),
+        "untyped": Stored(np.zeros(7, np.uint8), Global("torch.storage", "UntypedStorage")),
+        "quantized": Stored(np.zeros(3, np.int32), Global("torch", "QInt32Storage")),
         "node": Built(Call("omegaconf", "DictConfig", ()), {"a": 1}),
     }
     save_torch(tmp_path / "x.pth", {**others, "model": WEIGHTS}, old)

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from emanet_jax.errors import UserError
 
-INSTRUCTIONS = 2_000_000  # some 40 describe a tensor; all of them take 5 s and 400 MB at most
+INSTRUCTIONS = 2_000_000  # some 40 describe a tensor; all take about 10 s and 400 MB at most
 
 
 class Opaque(NamedTuple):

@@ -51,6 +51,11 @@ _DTYPES = {
     "IntStorage": np.int32,
     "LongStorage": np.int64,
     "ShortStorage": np.int16,
+    # Of these, no tensor is made; their sizes say where the next storage of an old file begins.
+    "UntypedStorage": np.uint8,
+    "QInt8Storage": np.int8,
+    "QUInt8Storage": np.uint8,
+    "QInt32Storage": np.int32,
 }
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # the first bytes of the two kinds of .pth
 _STREAM_MAGIC, _STREAM_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -290,7 +295,7 @@ class _Unpickler:
             return Opaque("torch", "persistent id")
         kind, of, key, _, elements, *view = identity
         is_plain = kind == "storage" and view in ([], [None]) and isinstance(of, Opaque)
-        if not (is_plain and of.module == "torch" and of.name in _DTYPES):
+        if not (is_plain and of.module in ("torch", "torch.storage") and of.name in _DTYPES):
             return of if isinstance(of, Opaque) else Opaque("torch", "persistent id")
         if not (isinstance(key, str) and _is_size(elements) and elements >= 0):
             raise pickle.UnpicklingError("a storage without a key or a number of elements")
