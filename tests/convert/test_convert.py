@@ -132,7 +132,7 @@ def test_one_prefix_of_all_names_is_taken_off(prefix, caplog):
     prefixed = {prefix + name: x for name, x in state_dict.items()}
     blank = jax.tree.map(np.zeros_like, variables)
     assert_equal(convert.import_torch(prefixed, "hps", blank), variables)
-    assert f"Took '{prefix}' off the {len(state_dict)} names" in caplog.text
+    assert f"Took '{prefix}' off {len(state_dict)} names" in caplog.text
 
 
 def test_two_prefixes_are_not_taken_off():

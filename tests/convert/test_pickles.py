@@ -92,6 +92,7 @@ def test_nothing_hangs(tmp_path):
     """In a process of its own, which can be ended; it takes two seconds."""
     for kind, opcodes in ENDLESS.items():
         save_torch(tmp_path / f"{kind}.pth", {"model": {**WEIGHTS, "x": Raw(opcodes)}})
+    save_torch(tmp_path / "wrappers.pth", {"module." * 2**20 + "w": WEIGHTS["w"]})  # can be read
     save_torch(tmp_path / "old.pth", WEIGHTS, old=True)
     content = (tmp_path / "old.pth").read_bytes()
     keys = b"](X\x01\x00\x00\x000e."

@@ -239,7 +239,7 @@ def test_one_prefix_of_all_names_is_taken_off(prefix, caplog):
     loaded = pretrained.fill_backbones(prefixed, "hrnet_tiny", variables, "x")
     for collection, tree in values.items():
         jax.tree.map(np.testing.assert_array_equal, loaded[collection]["backbone"], tree)
-    assert f"Took '{prefix}' off the {len(state_dict)} names" in caplog.text
+    assert f"Took '{prefix}' off {len(state_dict)} names" in caplog.text
 
 
 def test_a_prefix_of_the_network_itself_stays(caplog):

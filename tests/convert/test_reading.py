@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import enum
+import itertools
 import logging
 import os
 import pathlib
@@ -238,7 +239,8 @@ def test_what_wrappers_add_to_names_is_taken_off():
     inside = {"model.head.weight": 0, "stem.weight": 1}
     assert without_wrappers({f"module.{name}": x for name, x in inside.items()}) == inside
     names = ["backbone.weight", "head.bias"]
-    for prefix in ("model.", "module.model.", "_orig_mod.", "model.module."):
+    orders = itertools.permutations(("model.", "module.", "_orig_mod."))
+    for prefix in ("model.", "module.model.", "_orig_mod.", "model.module.", *map("".join, orders)):
         assert list(without_wrappers({prefix + name: 0 for name in names})) == names
 
 

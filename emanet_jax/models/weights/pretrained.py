@@ -112,7 +112,8 @@ def load_pretrained(
         backbone in them (STL has one for each task) gets the same weights.
 
     Raises:
-      UserError: the file cannot be found or read, or does not fit the backbone by name and shape.
+      UserError: the file cannot be found or read, does not fit the backbone by name and shape, or
+        is for other windows than its own.
     """
     windows = re.search(r"swin\w*_window(\d+(to\d+)?)", pretrained)
     if backbone.startswith("swin") and windows and windows[1] != str(swin.WINDOW):

@@ -113,16 +113,14 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off the prefixes that wrappers of the network gave its names."""
-    state_dict, stripped = dict(state_dict), True
-    while stripped:
-        stripped = False
-        for prefix in WRAPPERS:
-            inside = {name for name in state_dict if name.startswith(prefix)}
-            beside = {name for name in state_dict if name.startswith(BESIDE_THE_NETWORK)}
-            if inside and inside | beside == state_dict.keys():
-                state_dict = {name.removeprefix(prefix): x for name, x in state_dict.items()}
-                stripped = True
+    """Take off the prefixes that wrappers of the network gave its names, in whichever order."""
+    state_dict = dict(state_dict)
+    for prefix in WRAPPERS * len(WRAPPERS):
+        inside = {name for name in state_dict if name.startswith(prefix)}
+        beside = {name for name in state_dict if name.startswith(BESIDE_THE_NETWORK)}
+        if inside and inside | beside == state_dict.keys():
+            _LOG.info("Took '%s' off %d names of the state dict.", prefix, len(inside))
+            state_dict = {name.removeprefix(prefix): x for name, x in state_dict.items()}
     return state_dict
 
 

@@ -79,7 +79,7 @@ def without_prefix(
         shared = all(name.startswith(prefix) for name in state_dict)
         if shared and any(is_known(name.removeprefix(prefix)) for name in state_dict):
             if prefix:
-                _LOG.info("Took '%s' off the %d names of the state dict.", prefix, len(state_dict))
+                _LOG.info("Took '%s' off %d names of the state dict.", prefix, len(state_dict))
             return {name.removeprefix(prefix): x for name, x in state_dict.items()}
     return state_dict
 
