@@ -1,6 +1,6 @@
-"""The one error that is the user's to correct, and how registries raise it."""
+"""The one error that is the user's to correct, how registries raise it, and names in messages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 Choice = TypeVar("Choice")
@@ -11,6 +11,19 @@ class UserError(ValueError):
 
     Commands print the message alone and exit with status 1; other errors keep their traceback.
     """
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Lists names that a file holds, in one short line: the first of them, how many more, or none.
+
+    Args:
+        names: any number of any strings.
+        most: how many are named.
+    """
+    names = list(names)
+    first = [repr(name[:200])[1:-1] + "..." * (len(name) > 200) for name in names[:most]]
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(first)}{rest}" if names else "none"
 
 
 def choose(what: str, name: str, choices: Mapping[str, Choice]) -> Choice:

@@ -48,13 +48,13 @@ def seen(x, stride):
 def state_dict(name):
     """The reference's weights: name to float32 array (counters int64) in PyTorch's layouts."""
     return {
-        key: _weights(key, shape)
+        key: weights(key, shape)
         for key, shape, kind in manifest(name)["state_dict"]
         if kind != "buffer"
     }
 
 
-def _weights(name, shape):
+def weights(name, shape):
     r = np.random.RandomState(zlib.crc32(name.encode()))
     n = math.prod(shape)
     last = name.rsplit(".", 1)[-1]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from emanet_jax.errors import listed
 from tests import forks
 from tests.conftest import ROOT
 from tests.data.layouts_cityscapes import official_name, official_paths
@@ -181,7 +182,7 @@ ROWS = {
     "weights of another network": Row(
         "convert",
         IMPORT,
-        r"missing.*surplus \['x'\]",
+        r"are missing.*1 are surplus \(x\)",
         lambda folder: np.savez(folder / "weights.npz", x=1.0),
     ),
     "a run over a run": Row("convert", (*IMPORT, "--to=run"), "--to=.*run is there.*--overwrite"),
@@ -265,6 +266,14 @@ def test_an_error_is_one_line_and_leaves_nothing(pristine, tmp_path, name):
     assert listing(folder) == before
     assert not (folder / "new").exists() and not (folder / "imported").exists()
     assert not list(folder.rglob("incomplete*")) and not list(folder.rglob("*.part*"))
+
+
+def test_names_in_a_message_are_few_short_and_in_one_line():
+    assert listed([]) == "none"
+    assert listed(iter("abcde")) == "a, b, c, d, e"
+    assert listed("abc", most=2) == "a, b and 1 more"
+    assert listed(map(str, range(3000))) == "0, 1, 2, 3, 4 and 2,995 more"
+    assert listed(["a\nb\x1b[2J", "c" * 300]) == rf"a\nb\x1b[2J, {'c' * 200}..."
 
 
 # --- every UserError of the package --------------------------------------------------------------

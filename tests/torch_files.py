@@ -32,6 +32,13 @@ class View(NamedTuple):
     strides: tuple
 
 
+class Stored(NamedTuple):
+    """A storage of a type of its own, without a tensor."""
+
+    numbers: np.ndarray
+    kind: "Global"
+
+
 class Parameter(NamedTuple):
     data: np.ndarray
 
@@ -49,6 +56,13 @@ class Call(NamedTuple):
     module: str
     name: str
     arguments: tuple
+
+
+class Built(NamedTuple):
+    """An object whose attributes are set when the pickle is read."""
+
+    target: Any
+    state: Any
 
 
 class Raw(NamedTuple):
@@ -97,9 +111,13 @@ class _Writer:
                 return f"c{x.module}\n{x.name}\n".encode()
             case Call():
                 return self.write(Global(x.module, x.name)) + self.write(tuple(x.arguments)) + b"R"
+            case Built():
+                return self.write(x.target) + self.write(x.state) + b"b"
             case Parameter():
                 arguments = (x.data, True, OrderedDict())
                 return self.write(Call("torch._utils", "_rebuild_parameter", arguments))
+            case Stored():
+                return self._storage(x.numbers, x.kind)
             case View():
                 return self._tensor(*x)
             case np.ndarray():
@@ -131,11 +149,14 @@ class _Writer:
         return b"".join(self.write(k) + self.write(v) + b"s" for k, v in x.items())
 
     def _tensor(self, storage, offset, shape, strides):
+        opcodes = self._storage(storage, Global("torch", STORAGES[storage.dtype.name]))
+        arguments = (Raw(opcodes), offset, shape, strides, False, OrderedDict())
+        return self.write(Call("torch._utils", "_rebuild_tensor_v2", arguments))
+
+    def _storage(self, storage, kind):
         keys = [key for key, known in enumerate(self.storages) if known is storage]
         key = keys[0] if keys else len(self.storages)
         if not keys:
             self.storages.append(storage)
-        kind = Global("torch", STORAGES[storage.dtype.name])
         pid = ("storage", kind, str(key), "cpu", storage.size) + ((None,) if self.old else ())
-        arguments = (Raw(self.write(pid) + b"Q"), offset, shape, strides, False, OrderedDict())
-        return self.write(Call("torch._utils", "_rebuild_tensor_v2", arguments))
+        return self.write(pid) + b"Q"

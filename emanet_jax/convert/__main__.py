@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from emanet_jax import cli
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, listed
 
 _CONFIG = cli.define_config()
 _FROM = cli.define_path("from", "File of weights (.pth, .safetensors, .npz), or a run's workdir.")
@@ -65,14 +65,14 @@ def _import() -> None:
     left_out = {name: x for name, x in state_dict.items() if pattern.fullmatch(name)}
     kept = {name: x for name, x in state_dict.items() if name not in left_out}
     if left_out:
-        names = ", ".join(f"{name} {x.shape}" for name, x in left_out.items())
+        names = listed((f"{name} {x.shape}" for name, x in left_out.items()), most=20)
         _LOG.info("%s: left out, as asked for: %s.", _FROM.value, names)
     elif _LEAVE_OUT.value is not None:
         raise UserError(f"--leave_out={_LEAVE_OUT.value} matches no name in {_FROM.value}.")
     losses = [name for name in kept if name.startswith(reading.BESIDE_THE_NETWORK)]
     if losses:
         raise UserError(
-            f"{_FROM.value} holds weights of its loss beside the network's: {', '.join(losses)}; "
+            f"{_FROM.value} holds weights of its loss beside the network's: {listed(losses)}; "
             "a run does not need them, and --leave_out='(loss|criterion).*' leaves them out."
         )
     to = Path(_TO.value).expanduser().absolute()

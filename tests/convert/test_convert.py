@@ -1,6 +1,7 @@
 """Weights to the reference's names and layouts and back, strictly. Parity is in test_golden."""
 
 import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def test_target_dtypes_are_kept():
     assert {x.dtype for x in jax.tree.leaves(imported)} == {np.dtype(np.float64)}
 
 
-def test_missing_and_surplus_names_are_all_listed():
+def test_missing_and_surplus_names_are_listed():
     variables = random_variables("hps")
     state_dict = convert.export_torch(variables, "hps")
     for key in ("backbone.conv1.weight", "heads.sal.last_layer.3.bias"):
@@ -104,11 +105,70 @@ def test_missing_and_surplus_names_are_all_listed():
     state_dict["stray.num_batches_tracked"] = np.zeros((), np.int64)
     with pytest.raises(UserError) as error:
         convert.import_torch(state_dict, "hps", variables)
-    missing, surplus = str(error.value).split("surplus")
-    for key in ("backbone.conv1.weight", "heads.sal.last_layer.3.bias"):
-        assert f"'{key}'" in missing
-        assert f"'x.{key}'" in surplus
-    assert "'stray.num_batches_tracked'" in surplus
+    count, total = len(jax.tree.leaves(variables)), len(state_dict)
+    keys = ["backbone.conv1.weight", "heads.sal.last_layer.3.bias"]
+    others = ["stray.num_batches_tracked", *(f"x.{key}" for key in keys)]
+    assert str(error.value) == (
+        f"the state dict does not fit hps: of {count} names, 2 are missing ({', '.join(keys)}); of "
+        f"its {total}, 3 are surplus ({', '.join(others)})."
+    )
+
+
+def test_of_many_names_the_first_are_listed():
+    variables = random_variables("hps")
+    with pytest.raises(UserError) as error:
+        convert.import_torch({f"{i:04}": np.zeros(1) for i in range(5000)}, "hps", variables)
+    rest = len(jax.tree.leaves(variables)) - 5
+    assert f" and {rest} more); of its 5000," in str(error.value)
+    assert "5000 are surplus (0000, 0001, 0002, 0003, 0004 and 4,995 more)." in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("prefix", ["net.", "student.net.", "module."])
+def test_one_prefix_of_all_names_is_taken_off(prefix, caplog):
+    caplog.set_level("INFO")
+    variables = random_variables("hps")
+    state_dict = convert.export_torch(variables, "hps")
+    prefixed = {prefix + name: x for name, x in state_dict.items()}
+    blank = jax.tree.map(np.zeros_like, variables)
+    assert_equal(convert.import_torch(prefixed, "hps", blank), variables)
+    assert f"Took '{prefix}' off {len(state_dict)} names" in caplog.text
+
+
+def test_two_prefixes_are_not_taken_off():
+    variables = random_variables("hps")
+    state_dict = convert.export_torch(variables, "hps")
+    halves = {f"{'ab'[i % 2]}.{name}": x for i, (name, x) in enumerate(state_dict.items())}
+    with pytest.raises(UserError, match=r"are surplus \(a\.backbone"):
+        convert.import_torch(halves, "hps", variables)
+
+
+def test_shapes_of_another_network_are_few():
+    state_dict = convert.export_torch(random_variables("hps"), "hps")
+    halved = {name: x[:1] if x.ndim else x for name, x in state_dict.items()}
+    with pytest.raises(UserError, match=r"is of another hps .* gives .* and \d+ more\.") as error:
+        convert.import_torch(halved, "hps", random_variables("hps"))
+    assert len(str(error.value)) < 1500
+
+
+def test_a_repeated_number_of_another_shape_takes_no_memory():
+    state_dict = convert.export_torch(random_variables("hps"), "hps")
+    state_dict["backbone.bn1.bias"] = np.broadcast_to(np.float32(1), (2**15, 2**14, 1))
+    variables = random_variables("hps")
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"bn1\.bias gives \(32768, 16384, 1\)"):
+        convert.import_torch(state_dict, "hps", variables)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_a_swin_of_other_windows_is_refused():
+    variables = random_variables("hps", "swin_v2_tiny")
+    state_dict = convert.export_torch(variables, "hps")
+    name = "backbone.0.1.0.attn.relative_coords_table"
+    state_dict[name] = np.zeros((1, 31, 31, 2), np.float32)
+    with pytest.raises(UserError, match=rf"{name} has shape \(1, 31, 31, 2\), .* windows of 8 x 8"):
+        convert.import_torch(state_dict, "hps", variables)
 
 
 def test_counters_are_not_needed():

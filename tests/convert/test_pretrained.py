@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 
 import huggingface_hub
 import jax
@@ -18,17 +19,20 @@ from emanet_jax import convert, models
 from emanet_jax.errors import UserError
 from emanet_jax.models.weights import pretrained
 from emanet_jax.training.experiment import make_experiment
-from tests import menu, tiny
-from tests.conftest import ROOT
+from tests import golden_rules, menu, tiny
+from tests.golden_rules import GOLDEN
 
-KEYS = ROOT / "tests" / "golden" / "pretrained_keys"
+KEYS = GOLDEN / "pretrained_keys"
 FILES = {
-    "hrnet_w18": "timm_hrnet_w18_small_v2",
-    "resnet34": "torchvision_resnet34",
-    "resnet50": "torchvision_resnet50",
-    "swin_v2_t": "torchvision_swin_v2_t",
-    "swin_v2_s": "torchvision_swin_v2_s",
-    "swin_v2_b": "torchvision_swin_v2_b",
+    "timm_hrnet_w18_small_v2": "hrnet_w18",
+    "torchvision_resnet34": "resnet34",
+    "torchvision_resnet50": "resnet50",
+    "torchvision_swin_v2_t": "swin_v2_t",
+    "torchvision_swin_v2_s": "swin_v2_s",
+    "torchvision_swin_v2_b": "swin_v2_b",
+    "timm_swinv2_tiny_window8_256": "swin_v2_t",
+    "timm_swinv2_small_window8_256": "swin_v2_s",
+    "timm_swinv2_base_window8_256": "swin_v2_b",
 }
 # Parameters of the backbones, without the classifiers.
 COUNTS = {
@@ -49,9 +53,9 @@ def marked(number, shape):
 
 
 @functools.cache
-def published(backbone):
+def published(file):
     """The public file's names and shapes; the i-th array is full of i."""
-    keys = json.loads((KEYS / f"{FILES[backbone]}.json").read_text())
+    keys = json.loads((KEYS / f"{file}.json").read_text())
     return {name: marked(i, shape) for i, (name, shape) in enumerate(keys)}
 
 
@@ -68,14 +72,15 @@ def backbone_alone(backbone):
     }
 
 
-@pytest.mark.parametrize("backbone", FILES)
-def test_every_public_file_fits_completely(backbone):
-    state_dict, variables = published(backbone), backbone_alone(backbone)
+@pytest.mark.parametrize(("file", "backbone"), FILES.items())
+def test_every_public_file_fits_completely(file, backbone):
+    state_dict, variables = published(file), backbone_alone(backbone)
     loaded = pretrained.fill_backbones(state_dict, backbone, variables, "x")
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     assert sum(x.size for x in jax.tree.leaves(loaded["params"])) == COUNTS[backbone]
     actual = sorted(float(x.flat[0]) for x in jax.tree.leaves(loaded))
     not_ours = ("num_batches_tracked", "relative_coords_table", "relative_position_index")
+    not_ours += ("v_bias",)  # joined to q_bias
     expected = [
         float(i)
         for i, name in enumerate(state_dict)
@@ -86,9 +91,9 @@ def test_every_public_file_fits_completely(backbone):
 
 def test_weights_land_where_their_names_say():
     loaded = pretrained.fill_backbones(
-        published("hrnet_w18"), "hrnet_w18", backbone_alone("hrnet_w18"), "x"
+        published("timm_hrnet_w18_small_v2"), "hrnet_w18", backbone_alone("hrnet_w18"), "x"
     )
-    order = list(published("hrnet_w18"))
+    order = list(published("timm_hrnet_w18_small_v2"))
     params, stats = loaded["params"]["backbone"], loaded["batch_stats"]["backbone"]
     kernel = params["stage3_2"]["up_0_2"]["conv"]["kernel"]
     assert kernel.shape == (1, 1, 72, 18)
@@ -96,10 +101,54 @@ def test_weights_land_where_their_names_say():
     variance = stats["downsample3_3"]["bn"]["var"]
     assert variance.flat[0] == order.index("transition3.3.0.1.running_var")
     loaded = pretrained.fill_backbones(
-        published("swin_v2_t"), "swin_v2_t", backbone_alone("swin_v2_t"), "x"
+        published("torchvision_swin_v2_t"), "swin_v2_t", backbone_alone("swin_v2_t"), "x"
     )
     norm = loaded["params"]["backbone"]["last_norm"]["scale"]
-    assert norm.flat[0] == list(published("swin_v2_t")).index("norm.weight")
+    assert norm.flat[0] == list(published("torchvision_swin_v2_t")).index("norm.weight")
+
+
+def timm_swin():
+    """The golden weights of a tiny Swin V2 of timm: tests/golden/swin_v2_timm/make.py."""
+    keys = json.loads((GOLDEN / "swin_v2_timm" / "keys.json").read_text())
+    return {name: golden_rules.weights(name, tuple(shape)) for name, shape in keys}
+
+
+def test_a_swin_of_timm_computes_timms_features():
+    network = models.BACKBONES["swin_v2_tiny"].make()
+    shapes = backbone_alone("swin_v2_tiny")
+    loaded = pretrained.fill_backbones(timm_swin(), "swin_v2_tiny", shapes, "x")
+    params = loaded["params"]["backbone"]
+    images = np.random.RandomState(0).random_sample((1, 3, 256, 256)).astype(np.float32)
+    apply = jax.jit(functools.partial(network.apply, train=False))
+    (actual,) = apply({"params": params}, images.transpose(0, 2, 3, 1))
+    expected = np.load(GOLDEN / "swin_v2_timm" / "features.npy")
+    assert np.abs(actual - expected).max() < 2e-5 * np.abs(expected).max()
+
+    bias = params["windows4_0"]["attn"]["qkv_bias"]
+    q, v = (timm_swin()[f"layers.3.blocks.0.attn.{x}_bias"] for x in "qv")
+    np.testing.assert_array_equal(bias, [*q, *np.zeros(32), *v])
+
+
+def test_a_swin_of_its_authors_merges_at_the_end_of_a_stage():
+    """Their names are timm's but for that, and have tables that say how large the windows are."""
+    timm, shapes = timm_swin(), backbone_alone("swin_v2_tiny")
+    theirs = {
+        re.sub(r"(\d)\.downsample", lambda x: f"{int(x[1]) - 1}.downsample", name): value
+        for name, value in timm.items()
+    }
+    assert "layers.0.downsample.norm.bias" in theirs and "layers.3.downsample.norm.bias" in timm
+    theirs["layers.0.blocks.1.attn_mask"] = np.zeros((64, 64, 64), np.float32)
+    table = "layers.0.blocks.1.attn.relative_coords_table"
+    theirs[table] = np.zeros((1, 15, 15, 2), np.float32)
+    loaded = pretrained.fill_backbones(theirs, "swin_v2_tiny", shapes, "x")
+    expected = pretrained.fill_backbones(timm, "swin_v2_tiny", shapes, "x")
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    theirs[table] = np.zeros((1, 31, 31, 2), np.float32)
+    with pytest.raises(UserError, match=r"has shape \(1, 31, 31, 2\), not \(1, 15, 15, 2\)"):
+        pretrained.fill_backbones(theirs, "swin_v2_tiny", shapes, "x")
+    del theirs["layers.1.blocks.0.attn.v_bias"]
+    with pytest.raises(UserError, match=r"1 are missing .*1 are surplus .*0\.3\.0\.attn\.q_bias"):
+        pretrained.fill_backbones(theirs, "swin_v2_tiny", shapes, "x")
 
 
 def vgg16_bn():
@@ -179,6 +228,46 @@ def test_missing_surplus_and_misshapen_names_are_listed():
     wrong = {**state_dict, "conv1.weight": state_dict["conv1.weight"].astype(np.int32)}
     with pytest.raises(UserError, match="is of type int32"):
         pretrained.fill_backbones(wrong, "hrnet_tiny", variables, "my.pth")
+
+
+@pytest.mark.parametrize("prefix", ["net.", "encoder.backbone."])
+def test_one_prefix_of_all_names_is_taken_off(prefix, caplog):
+    caplog.set_level(logging.INFO, "emanet_jax")
+    values, state_dict = tiny_backbone()
+    prefixed = {prefix + name: x for name, x in state_dict.items()}
+    variables = backbone_alone("hrnet_tiny")
+    loaded = pretrained.fill_backbones(prefixed, "hrnet_tiny", variables, "x")
+    for collection, tree in values.items():
+        jax.tree.map(np.testing.assert_array_equal, loaded[collection]["backbone"], tree)
+    assert f"Took '{prefix}' off {len(state_dict)} names" in caplog.text
+
+
+def test_a_prefix_of_the_network_itself_stays(caplog):
+    """Without its classifier, all names of a VGG begin with `features.`."""
+    caplog.set_level(logging.INFO, "emanet_jax")
+    features = {name: x for name, x in vgg16_bn().items() if name.startswith("features.")}
+    expected = pretrained.fill_backbones(vgg16_bn(), "segnet", backbone_alone("segnet"), "x")
+    for prefix in ("", "net."):
+        prefixed = {prefix + name: x for name, x in features.items()}
+        loaded = pretrained.fill_backbones(prefixed, "segnet", backbone_alone("segnet"), "x")
+        jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert caplog.text.count("Took ") == 1 and "Took 'net.' off" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [
+        ("timm/swinv2_tiny_window16_256.ms_in1k", "16"),
+        ("timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k", "12to16"),
+        ("weights/swinv2_small_patch4_window16_256.pth", "16"),
+    ],
+)
+def test_weights_of_other_windows_are_refused_by_their_name(hub, name, windows):
+    """Their names and shapes are those of windows of 8."""
+    with pytest.raises(UserError, match=rf"{name}', of windows of {windows} tokens; swin_v2_t has"):
+        pretrained.load_pretrained(name, "swin_v2_t", {})
+    with pytest.raises(UserError, match="cannot be fetched"):
+        pretrained.load_pretrained("timm/swinv2_tiny_window8_256.ms_in1k", "swin_v2_t", {})
 
 
 def test_half_precision_files_are_widened():

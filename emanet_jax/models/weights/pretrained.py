@@ -6,16 +6,17 @@ timm's HRNet was trained with upsampling="nearest". The published networks start
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from emanet_jax.errors import UserError
+from emanet_jax.models.backbones import swin
 from emanet_jax.models.weights.reading import READERS, read_state_dict
 from emanet_jax.models.weights.torch_names import Rules
-from emanet_jax.models.weights.transfer import by_torch_name, fit
+from emanet_jax.models.weights.transfer import by_torch_name, fit, without_prefix
 
 HUB_FILE = "model.safetensors"  # where only a repository is given
 _HUB_NAME = r"\w[\w.-]*/\w([\w.-]*\w)?"
@@ -29,11 +30,19 @@ class Published(NamedTuple):
       classifier: names of the layers that predict ImageNet's classes, left out.
       renames: rules for the published names, applied in turn.
       subtree: the part of the backbone that the weights fill; the rest keeps its random start.
+      joined: what makes of all arrays those that the reference has, before the renames.
     """
 
     classifier: str
     renames: Rules = ()
     subtree: str = ""
+    joined: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
+
+    def name(self, published: str) -> str:
+        """The reference's name, in a network whose backbone it is, of a published one."""
+        for pattern, replacement in self.renames:
+            published = re.sub(pattern, replacement, published)
+        return f"backbone.{published}"
 
 
 def _vgg_names() -> Rules:
@@ -49,12 +58,44 @@ def _vgg_names() -> Rules:
     return tuple(rules)
 
 
+# Swin V2 of torchvision, whose `features` are stages and patch mergings in turn, and of timm, whose
+# stages begin with the merging.
+_SWIN_NAMES: Rules = (
+    (r"^features\.", "0."),
+    (r"^patch_embed\.proj\.", "0.0.0."),
+    (r"^patch_embed\.norm\.", "0.0.2."),
+    *((rf"^layers\.{i}\.blocks\.", f"0.{2 * i + 1}.") for i in range(4)),
+    *((rf"^layers\.{i}\.downsample\.", f"0.{2 * i}.") for i in (1, 2, 3)),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+    (r"^norm\.", "1."),
+)
+
+
+def _joined_swin(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Join timm's biases of queries and of values to torchvision's one; keys have none.
+
+    In the authors' own files, which have timm's names, a stage ends with the merging.
+    """
+    at_end = "layers.0.downsample.reduction.weight" in state_dict
+    joined = {
+        re.sub(r"^layers\.(\d)\.(?=downsample)", lambda x: f"layers.{int(x[1]) + at_end}.", name): x
+        for name, x in state_dict.items()
+    }
+    for name in state_dict:
+        module, _, kind = name.rpartition(".")
+        if kind == "q_bias" and f"{module}.v_bias" in state_dict:
+            q, v = joined.pop(name), joined.pop(f"{module}.v_bias")
+            joined[f"{module}.qkv.bias"] = np.concatenate([q, np.zeros_like(q), v], axis=None)
+    return joined
+
+
 # By the start of the backbone's name: timm's HRNet (hrnet_w18_small_v2) and torchvision's ResNet
-# (timm has the same names), Swin V2, and VGG-16 with batch norm.
+# (timm has the same names), Swin V2 of both, and torchvision's VGG-16 with batch norm.
 PUBLISHED: Mapping[str, Published] = {
     "hrnet": Published(r"(incre_modules|downsamp_modules|final_layer|classifier)\..*"),
     "resnet": Published(r"fc\..*"),
-    "swin_v2": Published(r"head\..*", ((r"^features\.", "0."), (r"^norm\.", "1."))),
+    "swin_v2": Published(r"head\..*", _SWIN_NAMES, joined=_joined_swin),
     "segnet": Published(r"classifier\..*", _vgg_names(), subtree="encoder"),
 }
 
@@ -71,8 +112,15 @@ def load_pretrained(
         backbone in them (STL has one for each task) gets the same weights.
 
     Raises:
-      UserError: the file cannot be found or read, or does not fit the backbone by name and shape.
+      UserError: the file cannot be found or read, does not fit the backbone by name and shape, or
+        is for other windows than its own.
     """
+    windows = re.search(r"swin\w*_window(\d+(to\d+)?)", pretrained)
+    if backbone.startswith("swin") and windows and windows[1] != str(swin.WINDOW):
+        raise UserError(  # weights alone do not tell: names and shapes are the same
+            f"config.model.pretrained is '{pretrained}', of windows of {windows[1]} tokens; "
+            f"{backbone} has windows of {swin.WINDOW}, as swinv2_tiny_window8_256 has."
+        )
     path = find(pretrained)
     state_dict = read_state_dict(path)
     loaded = fill_backbones(state_dict, backbone, variables, pretrained)
@@ -93,27 +141,30 @@ def fill_backbones(
       UserError: as `load_pretrained`.
     """
     family = next(PUBLISHED[start] for start in PUBLISHED if backbone.startswith(start))
-    renamed = {}
-    for name, value in state_dict.items():
-        if not re.fullmatch(family.classifier, name):
-            for pattern, replacement in family.renames:
-                name = re.sub(pattern, replacement, name)
-            renamed[f"backbone.{name}"] = value
+    keys = [key for key in variables["params"] if re.fullmatch(_BACKBONE, key)]
+    targets = {key: _targets(variables, key, family.subtree) for key in keys}
+    known = next(iter(targets.values()))  # they all have the same names
+    state_dict = without_prefix(state_dict, lambda name: family.name(name) in known)
+    renamed = {
+        family.name(name): value
+        for name, value in family.joined(state_dict).items()
+        if not re.fullmatch(family.classifier, name)
+    }
     loaded: dict[str, Any] = {}
-    for key in variables["params"]:
-        if not re.fullmatch(_BACKBONE, key):
-            continue
-        own = {}
-        for collection, tree in variables.items():
-            if key in tree:
-                subtree = family.subtree
-                part = {subtree: tree[key][subtree]} if subtree else tree[key]
-                own[collection] = {"backbone": part}
-        targets = by_torch_name(own, "hps")  # in HPS, the names inside a backbone are its own
-        values = fit(renamed, targets, f"{backbone} (config.model.pretrained is '{origin}')")
-        for collection, tree in values.items():
+    for key in keys:
+        network = f"{backbone} (config.model.pretrained is '{origin}')"
+        for collection, tree in fit(renamed, targets[key], network).items():
             loaded.setdefault(collection, {})[key] = tree["backbone"]
     return loaded
+
+
+def _targets(variables: Mapping[str, Any], key: str, subtree: str) -> dict[str, tuple[tuple, Any]]:
+    """What published weights fill of the backbone at a key, by the reference's names."""
+    own = {}
+    for collection, tree in variables.items():
+        if key in tree:
+            own[collection] = {"backbone": {subtree: tree[key][subtree]} if subtree else tree[key]}
+    return by_torch_name(own, "hps")  # in HPS, the names inside a backbone are its own
 
 
 def find(pretrained: str) -> Path:

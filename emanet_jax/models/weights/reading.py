@@ -1,18 +1,22 @@
 """Read files of weights into {name: array}: .pth (without PyTorch), .safetensors and .npz.
 
 A .pth file is a pickle, which describes Python objects, beside the numbers of every tensor's
-storage. A pickle may name any function of any module and have it called, so the unpickler here
-knows the few names that weights need and refuses all others: nothing in a file is ever executed.
-Both kinds are read, the zip archive of PyTorch 1.6 and later and the stream of pickles before it.
+storage. Of the objects only tensors and what holds them are made (`pickles`), so nothing in a file
+is ever executed, and settings, counters or dates that a script saved beside them do no harm. Both
+kinds are read, the zip archive of PyTorch 1.6 and later and the stream of pickles before it.
+
+Sizes that a file states are compared with those that it has before they are believed: reading takes
+about as much memory as the file has bytes, or as its tensors state where the file is compressed.
 """
 
 import functools
+import io
 import logging
+import math
 import pickle
 import struct
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -22,7 +26,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, listed
+from emanet_jax.models.weights.pickles import Opaque, load
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +51,11 @@ _DTYPES = {
     "IntStorage": np.int32,
     "LongStorage": np.int64,
     "ShortStorage": np.int16,
+    # Of these, no tensor is made; their sizes say where the next storage of an old file begins.
+    "UntypedStorage": np.uint8,
+    "QInt8Storage": np.int8,
+    "QUInt8Storage": np.uint8,
+    "QInt32Storage": np.int32,
 }
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # the first bytes of the two kinds of .pth
 _STREAM_MAGIC, _STREAM_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -103,22 +113,43 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off the prefixes that wrappers of the network gave its names."""
-    state_dict, stripped = dict(state_dict), True
-    while stripped:
-        stripped = False
-        for prefix in WRAPPERS:
-            inside = {name for name in state_dict if name.startswith(prefix)}
-            beside = {name for name in state_dict if name.startswith(BESIDE_THE_NETWORK)}
-            if inside and inside | beside == state_dict.keys():
-                state_dict = {name.removeprefix(prefix): x for name, x in state_dict.items()}
-                stripped = True
+    """Take off the prefixes that wrappers of the network gave its names, in whichever order."""
+    state_dict = dict(state_dict)
+    for prefix in WRAPPERS * len(WRAPPERS):
+        inside = {name for name in state_dict if name.startswith(prefix)}
+        beside = {name for name in state_dict if name.startswith(BESIDE_THE_NETWORK)}
+        if inside and inside | beside == state_dict.keys():
+            _LOG.info("Took '%s' off %d names of the state dict.", prefix, len(inside))
+            state_dict = {name.removeprefix(prefix): x for name, x in state_dict.items()}
     return state_dict
 
 
+def _archive(file: Path | IO[bytes]) -> zipfile.ZipFile:
+    """Open a zip archive whose entries take no more memory than they say they hold."""
+    archive = zipfile.ZipFile(file)
+    for entry in archive.infolist():
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile(f"{listed([entry.filename])} is compressed unusually")
+    return archive
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with _archive(path) as archive:
+        entries = archive.infolist()
+        return {x.filename.removesuffix(".npy"): _read_npy(archive, x) for x in entries}
+
+
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Read an array once its header has stated the entry's size: NumPy believes the header."""
+    with archive.open(entry) as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):  # later ones are for structures' fields
+            raise ValueError(f"{listed([entry.filename])} is no plain array")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        size = stream.tell() + math.prod(shape) * dtype.itemsize
+    if size != entry.file_size and not dtype.hasobject:
+        raise ValueError(f"{listed([entry.filename])} states another size than it has")
+    with archive.open(entry) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 class _Storage(NamedTuple):
@@ -127,6 +158,11 @@ class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
     elements: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.elements * self.dtype.itemsize
 
 
 class _Tensor(NamedTuple):
@@ -137,12 +173,29 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
 
-_ReadStorage = Callable[[str], bytes]  # a storage's numbers by its key
+
+_ReadStorage = Callable[[_Storage], bytes]
+
+
+class _File(io.BufferedReader):
+    """A file whose reads take no memory for bytes that it does not have."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
+    with _File(path) as file:
         start = file.peek(len(_ZIP))
         if start.startswith(_ZIP):
             content, read_storage = _open_zip(path, file)
@@ -151,135 +204,186 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         else:
             raise UserError(f"{path} is no PyTorch file: it is neither a zip archive nor a pickle.")
         tensors = _find_state_dict(path, content)
+        needed = sum(storage.size for storage in {x.storage for x in tensors.values()})
+        stated = sum(x.size for x in tensors.values())
+        if needed > max(file.size, stated):
+            raise UserError(
+                f"{path} has {file.size:,} bytes and tensors of {stated:,}, but numbers that would "
+                f"fill {needed:,}: torch.save writes no such file, choose another."
+            )
         return {name: _to_array(tensor, read_storage) for name, tensor in tensors.items()}
 
 
-def _open_zip(path: Path, file: IO[bytes]) -> tuple[Any, _ReadStorage]:
+def _open_zip(path: Path, file: _File) -> tuple[Any, _ReadStorage]:
     """PyTorch 1.6 and later: data.pkl, and a file for every storage."""
-    archive = zipfile.ZipFile(file)
+    archive = _archive(file)
     names = archive.namelist()
     pickles = [name for name in names if name.endswith("data.pkl")]
     if not pickles:
         raise UserError(f"{path} is a zip archive but no PyTorch file: it holds no data.pkl.")
     root = pickles[0].removesuffix("data.pkl")
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-        raise UserError(f"{path} was saved on a big-endian machine; save it on another one.")
-    with archive.open(pickles[0]) as stream:
-        content = _Unpickler(path, stream).load()
-    return content, functools.cache(lambda key: archive.read(f"{root}data/{key}"))  # checks the CRC
+    if f"{root}byteorder" in names:
+        with archive.open(f"{root}byteorder") as stream:
+            _check_byte_order(path, stream.read(len("little")) == b"little")
+    entry = archive.getinfo(pickles[0])
+    if entry.file_size > file.size:  # compressed, with far less to say than it is long
+        raise pickle.UnpicklingError(f"its pickle is of {entry.file_size:,} bytes")
+    content = _Unpickler(path).load(io.BytesIO(archive.read(entry)))
+
+    def read(storage: _Storage) -> bytes:
+        entry = archive.getinfo(f"{root}data/{storage.key}")
+        _check_storage(storage, entry.file_size)
+        return archive.read(entry)  # checks the CRC
+
+    return content, functools.cache(read)
 
 
-def _read_stream(path: Path, file: IO[bytes]) -> tuple[Any, _ReadStorage]:
+def _read_stream(path: Path, file: _File) -> tuple[Any, _ReadStorage]:
     """Before PyTorch 1.6: five pickles (the third describes the machine), then the storages."""
+    unpickler = _Unpickler(path)
     for expected in (_STREAM_MAGIC, _STREAM_PROTOCOL):
-        if _Unpickler(path, file).load() != expected:
+        if unpickler.load(file) != expected:
             raise UserError(f"{path} is a pickle but no PyTorch file.")
-    if not _Unpickler(path, file).load()["little_endian"]:
-        raise UserError(f"{path} was saved on a big-endian machine; save it on another one.")
-    unpickler = _Unpickler(path, file)
-    content = unpickler.load()
-    storages = {}
-    for key in _Unpickler(path, file).load():
+    _check_byte_order(path, unpickler.load(file)["little_endian"])
+    content = unpickler.load(file)
+    places = {}
+    for key in unpickler.load(file):
+        if not isinstance(key, str):
+            raise pickle.UnpicklingError("a storage's key is no string")
+        storage = unpickler.storages[key]
         (elements,) = struct.unpack("<q", file.read(8))
-        size = elements * unpickler.storages[key].dtype.itemsize
-        storages[key] = file.read(size)
-        if len(storages[key]) < size:
-            raise EOFError(f"storage {key} ends early")
-    return content, storages.__getitem__
+        _check_storage(storage, elements * storage.dtype.itemsize)
+        places[storage.key] = file.tell()
+        if file.seek(storage.size, io.SEEK_CUR) > file.size:
+            raise EOFError(f"storage {listed([storage.key])} ends early")
+
+    def read(storage: _Storage) -> bytes:
+        _check_storage(storage, unpickler.storages[storage.key].size)
+        file.seek(places[storage.key])
+        return file.read(storage.size)
+
+    return content, functools.cache(read)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Makes `_Tensor` records of tensors; refuses every global name that it does not know.
+def _check_byte_order(path: Path, little: bool) -> None:
+    if not little:
+        raise UserError(f"{path} was saved on a big-endian machine; save it on another one.")
 
-    Whatever `find_class` returns is a C type, a string or a bound method: a pickle cannot set
-    attributes of these.
-    """
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="utf-8")
+def _check_storage(storage: _Storage, size: int) -> None:
+    if size != storage.size:
+        raise pickle.UnpicklingError(
+            f"storage {listed([storage.key])} has {size:,} bytes in place of {storage.size:,}"
+        )
+
+
+class _Unpickler:
+    """Makes `_Tensor` records of tensors, and remembers their storages by key."""
+
+    def __init__(self, path: Path) -> None:
         self._path = path
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _DTYPES:
-            return name
-        known = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("collections", "Counter"): dict,
-            ("torch", "Size"): tuple,
-            ("torch._utils", "_rebuild_tensor_v2"): self._rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): self._rebuild_parameter,
-        }
-        if (module, name) not in known:
-            raise UserError(
-                f"{self._path} asks for the Python object {module}.{name}, which could run code "
-                "and is not loaded; save the state dict alone, as torch.save(model.state_dict(), "
-                "...) does."
-            )
-        return known[module, name]
+    def load(self, file: IO[bytes]) -> Any:
+        return load(self._path, file, _MAKERS, self._storage)
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, type_name, key, _, elements, *view = pid
-        if kind != "storage" or any(view):
-            raise UserError(f"{self._path} holds {pid!r}, which is no plain storage of numbers.")
-        self.storages[key] = _Storage(np.dtype(_DTYPES[type_name]), key, elements)
+    def _storage(self, identity: Any) -> Any:
+        """Read ("storage", type, key, device, elements), after which old files have a None."""
+        if not (isinstance(identity, tuple) and len(identity) in (5, 6)):
+            return Opaque("torch", "persistent id")
+        kind, of, key, _, elements, *view = identity
+        is_plain = kind == "storage" and view in ([], [None]) and isinstance(of, Opaque)
+        if not (is_plain and of.module in ("torch", "torch.storage") and of.name in _DTYPES):
+            return of if isinstance(of, Opaque) else Opaque("torch", "persistent id")
+        if not (isinstance(key, str) and _is_size(elements) and elements >= 0):
+            raise pickle.UnpicklingError("a storage without a key or a number of elements")
+        self.storages[key] = _Storage(np.dtype(_DTYPES[of.name]), key, elements)
         return self.storages[key]
 
-    def _rebuild_tensor(
-        self, storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-    ) -> _Tensor:
-        if not isinstance(storage, _Storage):
-            raise pickle.UnpicklingError("a tensor without a storage")
-        return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
-    def _rebuild_parameter(self, data: _Tensor, *_: Any) -> _Tensor:
-        return data
+def _is_size(x: Any) -> bool:
+    """Whether it is a number that PyTorch can write; NumPy judges how such numbers fit together."""
+    return type(x) is int and abs(x) < 2**63
+
+
+def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:
+    storage, offset, shape, strides = arguments[:4]
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError(f"a tensor without a storage, of {_kind(storage)}")
+    for sizes in ((offset,), shape, strides):
+        if not (isinstance(sizes, tuple) and len(sizes) <= 64 and all(map(_is_size, sizes))):
+            raise pickle.UnpicklingError("a tensor whose offset, shape or strides are no sizes")
+    return _Tensor(storage, offset, shape, strides)
+
+
+def _ordered_dict(arguments: tuple[Any, ...]) -> Any:
+    """An empty dictionary, or in Python 2's pickles one of pairs, which are moved: see `load`."""
+    pairs = arguments[0] if arguments else []
+    if not isinstance(pairs, list):
+        return Opaque("collections", "OrderedDict")
+    content = {pair[0]: pair[1] for pair in pairs if isinstance(pair[0], str)}
+    pairs.clear()
+    return content
+
+
+_MAKERS = {
+    Opaque("collections", "OrderedDict"): _ordered_dict,
+    Opaque("torch", "Size"): lambda arguments: arguments[0],
+    Opaque("torch._utils", "_rebuild_tensor"): _rebuild_tensor,  # before PyTorch 0.4
+    Opaque("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    Opaque("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
+}
 
 
 def _find_state_dict(path: Path, content: Any) -> Mapping[str, _Tensor]:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds no state dict but an object of type {_kind(content)}.")
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds no state dict but an object of type {_kind(content)}; save the state "
+            "dict alone, as torch.save(model.state_dict(), ...) does."
+        )
     for key in STATE_DICT_KEYS:
         if _has_tensors(content.get(key)):
-            others = sorted(map(str, content.keys() - {key}))
-            _LOG.info("%s: took '%s'; left out: %s.", path, key, ", ".join(others) or "nothing")
+            others = sorted(content.keys() - {key})
+            _LOG.info("%s: took '%s'; left out: %s.", path, key, listed(others, most=20))
             content = content[key]
             break
     if not _has_tensors(content):
+        keys = [f"{key} ({_kind(content[key])})" for key in sorted(content)]
         raise UserError(
             f"{path} holds no state dict: there are no tensors at its top nor under one of "
-            f"{', '.join(STATE_DICT_KEYS)}, only the keys {sorted(map(str, content))}."
+            f"{', '.join(STATE_DICT_KEYS)}, only the keys {listed(keys)}."
         )
     others = [f"{name} ({_kind(x)})" for name, x in content.items() if not isinstance(x, _Tensor)]
     if others:
-        raise UserError(f"{path}: in its state dict, these are no tensors: {', '.join(others)}.")
+        raise UserError(f"{path}: in its state dict, these are no tensors: {listed(others)}.")
     return content
 
 
 def _has_tensors(content: Any) -> bool:
-    return isinstance(content, Mapping) and any(isinstance(x, _Tensor) for x in content.values())
+    return isinstance(content, dict) and any(isinstance(x, _Tensor) for x in content.values())
 
 
 def _kind(content: Any) -> str:
+    if isinstance(content, Opaque):
+        return f"{listed([content.module])}.{listed([content.name])}"
     return type(content).__name__.removeprefix("_")
 
 
 def _to_array(tensor: _Tensor, read_storage: _ReadStorage) -> np.ndarray:
-    """Copy a tensor's numbers in row-major order.
+    """A tensor's numbers, as a view of its storage: one that repeats them takes no more memory.
 
     Raises:
       ValueError: it reaches beyond its storage, as NumPy notices.
     """
     storage, offset, shape, strides = tensor
     size = storage.dtype.itemsize
-    view: np.ndarray = np.ndarray(
+    return np.ndarray(
         shape,
         storage.dtype,
-        read_storage(storage.key),
+        read_storage(storage),
         offset * size,
         [stride * size for stride in strides],
     )
-    return np.asarray(view, order="C")
 
 
 READERS: Mapping[str, Callable[[Path], dict[str, np.ndarray]]] = {

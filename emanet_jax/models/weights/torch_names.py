@@ -72,7 +72,7 @@ LEAVES: Rules = (
 
 # Names in files that no network of ours needs: ResNet's unused classifier, and arrays that our Swin
 # computes.
-_SWIN_BUFFERS = r".*\.attn\.relative_(coords_table|position_index)"
+_SWIN_BUFFERS = r".*\.(attn\.relative_(coords_table|position_index)|attn_mask)"
 SURPLUS_BY_DESIGN = rf"(backbone|backbones\.\w+)\.fc\.(weight|bias)|{_SWIN_BUFFERS}"
 
 _HRNET_BACKBONE = r"^backbone/(?=stem\d|layer1_|transition|downsample|stage)"  # no other's

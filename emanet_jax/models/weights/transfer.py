@@ -1,16 +1,20 @@
 """Weights of the reference PyTorch networks to ours and back, by a table of names, strictly."""
 
+import itertools
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, listed
 from emanet_jax.models.backbones import swin
 from emanet_jax.models.weights.torch_names import MODEL_RULES, SURPLUS_BY_DESIGN, torch_name
+
+_LOG = logging.getLogger(__name__)
 
 FUSION = r"\.(task_)?fusion\."  # in the names of CTAL's grouped convolutions
 
@@ -21,16 +25,18 @@ def import_torch(
     """Variables like `variables` with the values of a PyTorch state dict.
 
     Args:
-      state_dict: name to array in PyTorch's layouts (OIHW). `num_batches_tracked` is not needed.
+      state_dict: name to array in PyTorch's layouts (OIHW). `num_batches_tracked` is not needed,
+        and all names may have one more prefix, see `without_prefix`.
       model_name: one of the menu's names.
       variables: {"params", "batch_stats"} of the network, arrays or their abstract shapes; the
         result has their structure, shapes and dtypes.
 
     Raises:
-      UserError: names that are missing from or surplus in the state dict (all of them are listed),
-        or arrays of another shape.
+      UserError: names that are missing from or surplus in the state dict (their number and the
+        first of them are in the message), or arrays of another shape.
     """
-    return fit(state_dict, by_torch_name(variables, model_name), model_name)
+    targets = by_torch_name(variables, model_name)
+    return fit(without_prefix(state_dict, targets.__contains__), targets, model_name)
 
 
 def export_torch(variables: Mapping[str, Any], model_name: str) -> dict[str, np.ndarray]:
@@ -56,6 +62,26 @@ def by_torch_name(variables: Mapping[str, Any], model_name: str) -> dict[str, tu
         torch_name("/".join(path[1:]), model_name): (path, value)
         for path, value in flatten_dict(variables).items()
     }
+
+
+def without_prefix(
+    state_dict: Mapping[str, np.ndarray], is_known: Callable[[str], bool]
+) -> Mapping[str, np.ndarray]:
+    """Take off a prefix that all names share, such as `net.`, and log it, where none is known.
+
+    Args:
+      state_dict: name to array.
+      is_known: whether the network has a name. The shortest prefix is taken off without which it
+        has one; where there is none, nothing is.
+    """
+    parts = next(iter(state_dict), "").split(".")[:4]
+    for prefix in itertools.accumulate((f"{part}." for part in parts), initial=""):
+        shared = all(name.startswith(prefix) for name in state_dict)
+        if shared and any(is_known(name.removeprefix(prefix)) for name in state_dict):
+            if prefix:
+                _LOG.info("Took '%s' off %d names of the state dict.", prefix, len(state_dict))
+            return {name.removeprefix(prefix): x for name, x in state_dict.items()}
+    return state_dict
 
 
 def fit(
@@ -84,26 +110,40 @@ def fit(
     )
     if missing or surplus:
         raise UserError(
-            f"the state dict does not fit {network}{_variant_hint(missing, surplus)}: "
-            f"missing {missing}, surplus {surplus}."
+            f"the state dict does not fit {network}{_variant_hint(missing, surplus)}: of "
+            f"{len(targets)} names, {len(missing)} are missing ({listed(missing)}); of its "
+            f"{len(state_dict)}, {len(surplus)} are surplus ({listed(surplus)})."
         )
+    _check_windows(state_dict, network)
     values, misshapen = {}, []
     for name, (path, target) in targets.items():
         value = _from_torch_layout(np.asarray(state_dict[name]), path)
-        if value.shape != target.shape:
-            misshapen.append(f"{name} gives {value.shape} for {'/'.join(path)} {target.shape}")
         if not jnp.issubdtype(value.dtype, jnp.floating):
             raise UserError(
                 f"the state dict's {name} is of type {value.dtype}, not floating-point."
             )
-        as_array = np.asarray if isinstance(target, np.ndarray) else jnp.asarray
-        values[path] = as_array(value, target.dtype)
+        if value.shape != target.shape:
+            misshapen.append(f"{name} gives {value.shape} for {'/'.join(path)} {target.shape}")
+        else:
+            as_array = np.asarray if isinstance(target, np.ndarray) else jnp.asarray
+            values[path] = as_array(value, target.dtype)
     if misshapen:
         raise UserError(
             f"the state dict is of another {network} (shapes in our layouts): "
-            f"{'; '.join(misshapen)}{_resolution_hint(misshapen)}."
+            f"{listed(misshapen)}{_resolution_hint(misshapen)}."
         )
     return unflatten_dict(values)
+
+
+def _check_windows(state_dict: Mapping[str, np.ndarray], network: str) -> None:
+    """Raise a UserError for a Swin of other windows, which has the same names and shapes."""
+    expected = (1, *swin.coordinate_table().shape)
+    for name, x in state_dict.items():
+        if name.endswith(".relative_coords_table") and x.shape != expected:
+            raise UserError(
+                f"the state dict's {name} has shape {x.shape}, not {expected}: {network} has "
+                f"windows of {swin.WINDOW} x {swin.WINDOW} tokens, choose weights with the same."
+            )
 
 
 def _is_transposed(path: Sequence[str]) -> bool:
