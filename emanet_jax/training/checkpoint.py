@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from emanet_jax.data.files import is_hidden
 from emanet_jax.errors import UserError
 from emanet_jax.training import sharding, workdir
 from emanet_jax.types import TrainState
@@ -227,9 +228,11 @@ def _write_sums(place: epath.Path) -> None:
 
 
 def _sums(folder: epath.Path) -> dict[str, str]:
-    """{path in the folder: SHA-256 of the file}."""
+    """{path in the folder: SHA-256 of the file}, without hidden files, which systems add later."""
     sums: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
+        if is_hidden(path.name):
+            continue
         if path.is_dir():
             sums |= {f"{path.name}/{name}": digest for name, digest in _sums(path).items()}
         elif path.name not in (*_LATE, SUMS):

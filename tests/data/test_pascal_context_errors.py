@@ -53,7 +53,7 @@ MATLAB_ERRORS = {
     "class 460": ("edge", {"LabelMap": np.full(SIZE, 460)}, "whole, 0 to 459, .* is 460"),
     "class 1.5": ("edge", {"LabelMap": np.full(SIZE, 1.5)}, "is 1.5"),
     "small LabelMap": ("edge", {"LabelMap": np.ones(OTHER)}, r"size \(32, 32\) .* \(64, 40\)"),
-    "text": ("edge", {"LabelMap": "text"}, "of the size"),
+    "text": ("edge", {"LabelMap": "text"}, r"LabelMap has the shape \(\)"),
     "no anno": ("human_parts", {"annotation": 1.0}, "no variable 'anno'"),
     "anno of numbers": ("human_parts", {"anno": np.ones(3)}, "no field 'objects'"),
     "objects of numbers": ("human_parts", {"anno": {"objects": 3.0}}, "no field 'class'"),
