@@ -243,12 +243,20 @@ def read_picture(path: Path, take: Callable[[Image.Image], _T]) -> _T:
             takes for a picture.
     """
     with _reading(path, "a picture"):
-        with _WARNINGS, warnings.catch_warnings():
-            # Pillow only warns of what is up to twice as large as a picture.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _quiet():
             opened = Image.open(path, formats=_FORMATS)
         with opened:
             return take(_upright(opened))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Makes Pillow silent about odd metadata, and strict about too many pixels."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Without it, what is up to twice as large as a picture may be is a warning alone.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -256,8 +264,8 @@ def _upright(picture: Image.Image) -> Image.Image:
     picture.load()  # Pillow turns a TIFF file itself, and then forgets its orientation
     turn = None
     # Pillow's own function writes the data back without the orientation, which can fail as well.
-    with contextlib.suppress(*_EXIF_ERRORS):
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    with contextlib.suppress(*_EXIF_ERRORS), _quiet():
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     return picture if turn is None else picture.transpose(turn)
 
 

@@ -87,7 +87,7 @@ FRACTION = (0x0213, 5, 8 + 2 + 2 * 12)
         (b"Exif\0\0nonsense that is no TIFF header", False),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # Pillow may grumble at what it nevertheless reads
+@pytest.mark.filterwarnings("error")
 def test_exif_data_that_cannot_be_read_or_written_leave_the_picture(tmp_path, data, turned):
     path = tmp_path / "a.jpg"
     smooth = np.full((16, 24, 3), 99, np.uint8)
