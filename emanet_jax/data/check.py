@@ -3,9 +3,9 @@
     python -m emanet_jax.data.check --config=configs/nyuv2.py --output=checks/nyuv2 \\
         --config.data.manual_dir=/data/nyuv2
 
-Builds the records as training does if they are not there, reads every example once, prints a table
-for every split, and writes a figure of examples, SPLIT.png, for each. Whatever looks wrong is one
-line, and the exit status is then 1.
+Builds the records as training does if they are not there, reads every example once with the labels
+of all tasks that have any, prints a table for every split, and writes a figure of examples,
+SPLIT.png, for each. Whatever looks wrong is one line, and the exit status is then 1.
 """
 
 import collections

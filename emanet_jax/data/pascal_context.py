@@ -189,7 +189,7 @@ def read(paths: dict[str, Path], signs: np.ndarray) -> dict[str, np.ndarray]:
         files.check(paths["edge"], "classes", context, known, f"whole, 0 to {_LARGEST_CLASS}")
         example["edge"] = boundaries(context).astype(np.uint8)[..., None]
     if "normals" in paths:
-        valid = np.isin(context, [*SHARED_WITH_NYU.values()])
+        valid = np.isin(pixels["edge"], [*SHARED_WITH_NYU.values()])
         example["normals"] = decode_normals(pixels["normals"], signs, valid)
     if "saliency" in paths:
         example["saliency"] = (pixels["saliency"] > 127.5).astype(np.uint8)[..., None]

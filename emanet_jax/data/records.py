@@ -136,8 +136,8 @@ def builder_of_files(
 
     Its records hold the labels of the trained tasks, and those of all others whose files are there
     for every example: where no file is missing, runs of any tasks share the same records. Other or
-    changed files, and thus other tasks, are another data set: the files' names, sizes and times
-    and, where a task is left out, the tasks are part of its name. So it is built anew.
+    changed files, or other tasks, are another data set, which is built anew: the files' names,
+    sizes and times and, where a task is left out, the tasks that are not, are part of its name.
 
     Args:
         dataset: name of the data set.
