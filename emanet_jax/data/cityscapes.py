@@ -177,8 +177,8 @@ def read_official(
     if "semseg" in pixels:
         ids = pixels["semseg"]
         # 255 is not ignored: it is of files with train ids, whose other values mean other classes.
-        known = ids <= _LARGEST_ID
-        files.check(paths["semseg"], "label ids", ids, known, f"between 0 and {_LARGEST_ID}")
+        rule = f"label ids, no train ids, between 0 and {_LARGEST_ID}"
+        files.check(paths["semseg"], "values", ids, ids <= _LARGEST_ID, rule)
         ids = geometry.resize_label(ids, image_size)
         example["semseg"] = train_ids(classes)[ids][..., None]
     if "depth" in pixels:

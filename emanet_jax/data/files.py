@@ -219,7 +219,7 @@ def load_classes(path: Path, image_size: tuple[int, int], classes: int) -> np.nd
 
 def open_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     """The array in a .npy file as it is; UserError if the file is none."""
-    with _reading(path, "a NumPy array file"):
+    with reading(path, " cannot be read as a NumPy array file"):
         with path.open("rb") as file:
             np.lib.format.read_magic(file)  # np.load would also take archives and pickles
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
@@ -242,7 +242,7 @@ def read_picture(path: Path, take: Callable[[Image.Image], _T]) -> _T:
         UserError: the file cannot be read, is of no usual format, or holds more pixels than Pillow
             takes for a picture.
     """
-    with _reading(path, "a picture"):
+    with reading(path, " cannot be read as a picture"):
         with _quiet():
             opened = Image.open(path, formats=_FORMATS)
         with opened:
@@ -314,7 +314,7 @@ def load_mat(path: Path, name: str) -> Any:
     """
     from scipy.io import loadmat
 
-    with _reading(path, "a MATLAB file"):
+    with reading(path, " cannot be read as a MATLAB file"):
         try:
             variables = loadmat(
                 path, struct_as_record=False, squeeze_me=True, variable_names=[name]
@@ -329,14 +329,14 @@ def load_mat(path: Path, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Turns all errors of the `with` block, which reads a file of a kind, into a `UserError`."""
+def reading(path: Path, words: str) -> Iterator[None]:
+    """Turns all errors of the `with` block, which reads a file, into a `UserError`: PATH WORDS."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # damaged files make libraries raise any type: it is in the sentence
-        raise UserError(f"{path} cannot be read as {kind}: {one_line(error, path)}.") from error
+        raise UserError(f"{path}{words}: {one_line(error, path)}.") from error
 
 
 def clip(

@@ -8,7 +8,6 @@ Segmentation and Support Inference from RGBD Images", 2012), 480x640. A MATLAB 7
 the axes reversed, so h5py sees images (n, 3, w, h). It has 2.8 GB and is read image by image.
 """
 
-import contextlib
 import functools
 import json
 from collections.abc import Iterator, Sequence
@@ -47,6 +46,7 @@ LABELED_NEEDS = {
     "normals": ("depths", "rawDepths"),
 }
 RAW_CLASSES = 894
+_DAMAGED = " is damaged (download the file again)"
 
 
 def builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder:
@@ -230,20 +230,8 @@ def _open_labeled(path: Path) -> h5py.File:
         ) from error
 
 
-@contextlib.contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns all errors of the `with` block, which reads a part of the file, into a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file makes h5py raise any type: it is in the sentence
-        reason = files.one_line(error)
-        raise UserError(f"{path}{what} is damaged ({reason}); download the file again.") from error
-
-
 def _array_names(path: Path, content: h5py.File) -> set[str]:
-    with _reading(path, ""):
+    with files.reading(path, _DAMAGED):
         return {field for field in LABELED_FIELDS if isinstance(content.get(field), h5py.Dataset)}
 
 
@@ -259,7 +247,7 @@ def check_labeled(path: Path, content: h5py.File, fields: Sequence[str]) -> int:
         UserError: one is missing or has another shape or type than `LABELED_FIELDS` says.
     """
     there = _array_names(path, content)
-    with _reading(path, ""):
+    with files.reading(path, _DAMAGED):
         for field in fields:
             if field not in there:
                 known = ", ".join(sorted(set(content) - {"#refs#", "#subsystem#"})) or "nothing"
@@ -295,7 +283,7 @@ def read_labeled(
     """
     arrays = {}
     for field in fields:
-        with _reading(path, f": '{field}' of frame {frame}"):
+        with files.reading(path, f": '{field}' of frame {frame}{_DAMAGED}"):
             values = content[field][frame - 1].T
         what = f"'{field}' of frame {frame}"
         if field in ("depths", "rawDepths"):

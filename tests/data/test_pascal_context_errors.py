@@ -54,6 +54,17 @@ MATLAB_ERRORS = {
     "class 1.5": ("edge", {"LabelMap": np.full(SIZE, 1.5)}, "is 1.5"),
     "small LabelMap": ("edge", {"LabelMap": np.ones(OTHER)}, r"size \(32, 32\) .* \(64, 40\)"),
     "text": ("edge", {"LabelMap": "text"}, r"LabelMap has the shape \(\)"),
+    "deep LabelMap": ("edge", {"LabelMap": np.ones((*SIZE, 2))}, r"shape \(64, 40, 2\)"),
+    "part named by numbers": (
+        "human_parts",
+        {"anno": {"objects": person(BANDS, names=(np.ones(3),))}},
+        "part named '.*' but it must be one of",
+    ),
+    "deep mask": (
+        "human_parts",
+        {"anno": {"objects": person(np.stack([BANDS] * 2, 2))}},
+        r"mask of a person's head is of the size \(64, 40, 2\)",
+    ),
     "no anno": ("human_parts", {"annotation": 1.0}, "no variable 'anno'"),
     "anno of numbers": ("human_parts", {"anno": np.ones(3)}, "no field 'objects'"),
     "objects of numbers": ("human_parts", {"anno": {"objects": 3.0}}, "no field 'class'"),
