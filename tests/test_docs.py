@@ -3,7 +3,9 @@
 import json
 import pathlib
 import re
+import runpy
 import shlex
+import shutil
 import subprocess
 from typing import NamedTuple
 
@@ -13,6 +15,9 @@ import pytest
 from PIL import Image
 
 from emanet_jax import balancing
+from emanet_jax.data import pipeline
+from emanet_jax.errors import UserError
+from emanet_jax.tasks import DATASETS
 from tests import forks
 from tests.conftest import ROOT
 
@@ -132,6 +137,37 @@ def test_a_file_outside_of_the_package_is_all_it_takes(outside, tmp_path, recipe
     assert json.loads((tmp_path / "run" / "config.json").read_text())["extension"] == str(
         outside / recipe.partition(":")[0]
     )
+
+
+def test_the_worked_data_set_checks_sizes_and_needs_the_labels_that_are_trained(
+    outside, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(DATASETS, "workshop", None)  # taken out again at the end
+    code = runpy.run_path(str(outside / "workshop.py"))
+    root = tmp_path / "workshop"
+    workshop(root)
+    data = code["get_config"](TINY).data
+    data.manual_dir, data.data_dir, data.image_size = str(root), str(tmp_path / "built"), (32, 64)
+    complete = pipeline.prepare(data)
+    assert pipeline.prepare(data, code["TASKS"][:1]).data_dir == complete.data_dir
+
+    path = root / "train" / "image" / "0003.png"
+    photo, orientation = Image.open(path), Image.Exif()
+    orientation[0x0112] = 6
+    photo.save(path, exif=orientation)  # lies on its side, and its label stands
+    words = r"0003\.png is of the size \(80, 120\) .*0003\.png, is of the size \(120, 80\)"
+    with pytest.raises(UserError, match=words):
+        pipeline.prepare(data)
+    photo.transpose(Image.Transpose.ROTATE_90).save(path, exif=orientation)
+    upright, again = (pipeline.load(x, "train")[3] for x in (complete, pipeline.prepare(data)))
+    assert np.array_equal(upright["image"], again["image"])
+
+    shutil.rmtree(root / "val" / "depth")
+    (root / "val" / "image" / "._0000.png").write_bytes(b"Mac OS X")
+    example = pipeline.load(pipeline.prepare(data, code["TASKS"][:1]), "val")[0]
+    assert set(example) == {"image", "semseg", "image_id"}
+    with pytest.raises(UserError, match=r"val/depth/0000\.png cannot be read"):
+        pipeline.prepare(data)
 
 
 def test_the_changed_task_takes_the_place_of_the_usual_one(outside):

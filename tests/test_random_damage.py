@@ -14,6 +14,7 @@ from emanet_jax.config import read_config
 from emanet_jax.data import files, nyuv2, pascal_context
 from emanet_jax.errors import UserError
 from emanet_jax.models.weights.reading import read_state_dict
+from emanet_jax.tasks import tasks_for
 from emanet_jax.training import environment, workdir, writers
 from tests import tiny
 from tests.data.layouts import write_labeled, write_mtan
@@ -52,7 +53,7 @@ def pristine(tmp_path_factory):
 
 def _labeled(path: Path) -> None:
     data = data_config(path.parent, layout="labeled", manual_dir=str(path))
-    config = nyuv2.builder(data).builder_config
+    config = nyuv2.builder(data, tasks_for("nyuv2")).builder_config
     for split in config.counts:
         list(config.examples(split))
 

@@ -113,7 +113,7 @@ def examples(
         UserError: the data set cannot be built, or a checkpoint not be restored.
     """
     config = groups[0].config
-    source = pipeline.load(pipeline.prepare(config.data), "val")
+    source = pipeline.load(pipeline.prepare(config.data, tasks), "val")
     count = min(count, len(source))
     (batch,) = pipeline.eval_batches(
         [source[index] for index in range(count)],

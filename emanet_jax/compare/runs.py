@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from emanet_jax.config import flatten
+from emanet_jax.data.files import is_hidden
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import environment, workdir
@@ -130,7 +131,12 @@ def find(places: Sequence[str]) -> list[epath.Path]:
             found[place] = None
             continue
         patterns = ("*/" * depth + workdir.CONFIG for depth in range(1, _DEPTH + 1))
-        below = sorted(path.parent for pattern in patterns for path in place.glob(pattern))
+        below = sorted(
+            path.parent
+            for pattern in patterns
+            for path in place.glob(pattern)
+            if not any(map(is_hidden, path.relative_to(place).parts))
+        )
         evaluated = [path for path in below if (path / workdir.RESULTS).exists()]
         for path in sorted(set(below) - set(evaluated)):
             _LOG.info("%s has not been evaluated yet: left out.", path)

@@ -3,9 +3,9 @@
     python -m emanet_jax.data.check --config=configs/nyuv2.py --output=checks/nyuv2 \\
         --config.data.manual_dir=/data/nyuv2
 
-Builds the records as training does if they are not there, reads every example once, prints a table
-for every split, and writes a figure of examples, SPLIT.png, for each. Whatever looks wrong is one
-line, and the exit status is then 1.
+Builds the records as training does if they are not there, reads every example once with the labels
+of all tasks that have any, prints a table for every split, and writes a figure of examples,
+SPLIT.png, for each. Whatever looks wrong is one line, and the exit status is then 1.
 """
 
 import collections
@@ -25,6 +25,7 @@ from PIL import Image
 from emanet_jax import cli
 from emanet_jax.config import check_config
 from emanet_jax.data import geometry
+from emanet_jax.data.files import ROUNDING
 from emanet_jax.data.normals import normals_from_depth
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import figures, tasks_for
@@ -105,9 +106,9 @@ class Field:
         low, high = float(self.low.min()), float(self.high.max())
         if self.dtypes == {"uint8"}:
             return ["all values are 0 or 1 of 255: black"] if 0 < high <= 1 else []
-        if low >= 0 and high <= 1:
+        if low >= -ROUNDING and high <= 1 + ROUNDING:
             return []
-        return [f"values lie between {low:g} and {high:g}, not between 0 and 1"]
+        return [f"values lie between {low:.6g} and {high:.6g}, not between 0 and 1"]
 
 
 @dataclasses.dataclass
@@ -534,11 +535,13 @@ def check(config: ConfigDict, output: Path, images: int, given: Sequence[str] = 
 
     check_config(config)
     data = config.data
-    tasks = tasks_for(data.dataset, classes=data.classes)
+    needed = tasks_for(data.dataset, config.tasks, data.classes)
     expected = expected_counts(data, given)
     if images < 1:
         raise UserError(f"--images={images}: it must be at least 1.")
-    builder = pipeline.prepare(data)
+    builder = pipeline.prepare(data, needed)
+    known = tasks_for(data.dataset, classes=data.classes)
+    tasks = tuple(task for task in known if task.name in builder.info.features)
     splits = {}
     for split in builder.info.splits:
         source = pipeline.load(builder, split)

@@ -14,6 +14,7 @@ when the picture is resized, other than a disparity in pixels.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from emanet_jax.data import files, geometry, records
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
+from emanet_jax.types import Task
 
 SPLITS = ("train", "val")
 HOLDS = {
@@ -36,6 +38,11 @@ OFFICIAL_FIELDS = {
     "semseg": ("gtFine", "_gtFine_labelIds.png"),
     "depth": ("disparity", "_disparity.png"),
 }
+_PIXELS = {
+    "image": (("RGB",), "colours of 8 bits"),
+    "semseg": (("L",), "label ids of 8 bits"),
+    "depth": (("I;16",), "disparities of 16 bits"),
+}
 # The ids of the 19 classes that Cityscapes evaluates, in their order, and the category of each. All
 # other ids up to 33 (ground, parking, bridge, trailer, ...) are ignored, among 7 classes too.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -43,7 +50,7 @@ CATEGORIES = (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6, 6, 6, 6, 6)
 _LARGEST_ID = 33
 
 
-def builder(data: ConfigDict) -> records.RecordsBuilder:
+def builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder:
     """The builder for config.data: its keys layout, manual_dir, image_size, classes (0: 19).
 
     Raises:
@@ -53,13 +60,14 @@ def builder(data: ConfigDict) -> records.RecordsBuilder:
     tasks = tasks_for("cityscapes", classes=data.classes)
     classes = tasks[0].channels
     root = files.manual_dir(data.manual_dir, HOLDS[layout])
+    needed = ("image", *(task.name for task in trained if task.name in OFFICIAL_FIELDS))
     if layout == "mtan":
-        listing = {split: _mtan_entries(root, split, classes) for split in SPLITS}
+        listing = {split: _mtan_entries(root, split, classes, needed) for split in SPLITS}
         files.check_npy_size(listing["train"][0].paths["image"], image_size)
     else:
-        listing = {split: _official_entries(root, split) for split in SPLITS}
+        listing = {split: _official_entries(root, split, needed) for split in SPLITS}
         first = listing["train"][0].paths["image"]
-        _check_covers(first, _load_image(first), image_size)
+        _check_covers(first, _load("image", first), image_size)
     read = read_mtan if layout == "mtan" else read_official
     h, w = image_size
     return records.builder_of_files(
@@ -73,116 +81,110 @@ def builder(data: ConfigDict) -> records.RecordsBuilder:
         image_size=image_size,
         image_dtype="float32" if layout == "mtan" else "uint8",
         tasks=tasks,
+        trained=trained,
     )
 
 
-def _mtan_entries(root: Path, split: str, classes: int) -> list[Entry]:
+def _mtan_entries(root: Path, split: str, classes: int, needed: Sequence[str]) -> list[Entry]:
     label = f"label_{classes}"
     if classes == 7 and not (root / split / label).exists():
         label = "label"  # as some copies call the folder of 7 classes
-    return files.numbered(root, split, {"image": "image", "semseg": label, "depth": "depth"})
+    folders = {"image": "image", "semseg": label, "depth": "depth"}
+    return files.numbered(root, split, folders, needed)
 
 
 def read_mtan(
     paths: dict[str, Path], image_size: tuple[int, int], classes: int
 ) -> dict[str, np.ndarray]:
-    """Reads and checks the three files of one image.
+    """Reads and checks the files of one image.
 
     Args:
-        paths: by field.
+        paths: by field; a label's may be left out.
         image_size: (h, w) that all must have.
         classes: 7 or 19.
 
     Returns:
-        image (h, w, 3) float32 in [0, 1]; semseg (h, w, 1) uint8, 255 = ignore; depth (h, w, 1)
-        float32, 0 = invalid.
+        image (h, w, 3) float32 in [0, 1]; of the labels that have a path, semseg (h, w, 1) uint8,
+        255 = ignore; depth (h, w, 1) float32, 0 = invalid.
 
     Raises:
         UserError: a file cannot be read or holds something else.
     """
-    h, w = image_size
-    image = files.load_npy(paths["image"], (h, w, 3))
-    files.check(paths["image"], "values", image, (image >= 0) & (image <= 1), "between 0 and 1")
-
-    label = files.load_npy(paths["semseg"], (h, w), integers=True)
-    ignored = (label == -1) | (label == 255)
-    known = (label == np.floor(label)) & (label >= 0) & (label < classes)
-    rule = f"whole, 0 to {classes - 1} or ignored (-1 or 255)"
-    files.check(paths["semseg"], "classes", label, ignored | known, rule)
-
-    depth = files.load_npy(paths["depth"], (h, w, 1))
-    rule = "between 0 and 1 (the disparity file's code / 65535)"
-    files.check(paths["depth"], "disparities", depth, (depth >= 0) & (depth <= 1), rule)
-    return {
-        "image": image,
-        "semseg": np.where(ignored, 255, label)[..., None].astype(np.uint8),
-        "depth": depth,
-    }
+    example = {"image": files.load_unit_image(paths["image"], image_size)}
+    if "semseg" in paths:
+        example["semseg"] = files.load_classes(paths["semseg"], image_size, classes)
+    if "depth" in paths:
+        depth = files.load_npy(paths["depth"], (*image_size, 1), missing=0)
+        rule = "between 0 and 1 (the disparity file's code / 65535)"
+        example["depth"] = files.clip(paths["depth"], "disparities", depth, 0, 1, rule=rule)
+    return example
 
 
-def _official_entries(root: Path, split: str) -> list[Entry]:
+def _official_entries(root: Path, split: str, needed: Sequence[str]) -> list[Entry]:
     """The examples of a split, by city and name."""
-    paths_of: dict[str, dict[str, Path]] = {}
-    for field, (folder, end) in OFFICIAL_FIELDS.items():
-        place = root / folder / split
-        if not place.is_dir():
-            raise UserError(f"config.data.manual_dir: the folder {place} is missing.")
-        paths_of[field] = {
-            f"{path.parent.name}/{path.name.removesuffix(end)}": path
-            for path in place.glob(f"*/*{end}")
-        }
-        if not paths_of[field]:
-            raise UserError(f"{place} holds no CITY/*{end} files.")
-    for field, paths in paths_of.items():
-        different = sorted(paths.keys() ^ paths_of["image"].keys())
+
+    def place(field: str, name: str = "") -> Path:
+        folder, end = OFFICIAL_FIELDS[field]
+        return root / folder / split / (name and f"{name}{end}")
+
+    names = {field: _official_names(place(field), OFFICIAL_FIELDS[field][1]) for field in needed}
+    for field in needed:
+        different = sorted(names[field] ^ names["image"])
         if different:
-            folder, end = OFFICIAL_FIELDS["image" if different[0] in paths else field]
+            missing = "image" if different[0] in names[field] else field
             raise UserError(
-                f"{root / folder / split / different[0]}{end} is missing: every image needs its "
-                "labels and its disparity, and they their image."
+                f"{place(missing, different[0])} is missing: every image needs its files of all "
+                "tasks in config.tasks, and they their image."
             )
     return [
-        Entry(f"{split}/{name}", {field: paths[name] for field, paths in paths_of.items()})
-        for name in sorted(paths_of["image"])
+        Entry(f"{split}/{name}", {field: place(field, name) for field in OFFICIAL_FIELDS})
+        for name in sorted(names["image"])
     ]
+
+
+def _official_names(place: Path, end: str) -> set[str]:
+    """The images, as CITY/NAME, of which a folder CITY/ in `place` holds a file NAME and `end`."""
+    cities = [city for city in files.listing(place) if city.is_dir()]
+    paths = [path for city in cities for path in files.listing(city, end)]
+    if not paths:
+        raise UserError(f"{place} holds no CITY/*{end} files.")
+    return {f"{path.parent.name}/{path.name.removesuffix(end)}" for path in paths}
 
 
 def read_official(
     paths: dict[str, Path], image_size: tuple[int, int], classes: int
 ) -> dict[str, np.ndarray]:
-    """Reads and checks the three files of one image and brings them to the size asked for.
+    """Reads and checks the files of one image and brings them to the size asked for.
 
     The image is averaged over areas, labels are taken at the nearest pixel.
 
     Args:
-        paths: by field.
+        paths: by field; a label's may be left out.
         image_size: (h, w) of the result, up to that of the files.
         classes: 7 or 19.
 
     Returns:
-        image (h, w, 3) uint8; semseg (h, w, 1) uint8, 255 = ignore; depth (h, w, 1) float32, 0 =
-        invalid.
+        image (h, w, 3) uint8; of the labels that have a path, semseg (h, w, 1) uint8, 255 = ignore;
+        depth (h, w, 1) float32, 0 = invalid.
 
     Raises:
         UserError: a file cannot be read or holds something else.
     """
-    image = _load_image(paths["image"])
-    ids = files.load_picture(paths["semseg"], ("L",), "label ids of 8 bits")
-    code = files.load_picture(paths["depth"], ("I;16",), "disparities of 16 bits")
-    for field, values in (("semseg", ids), ("depth", code)):
-        if values.shape != image.shape[:2]:
-            raise UserError(
-                f"{paths[field]} has {values.shape[0]}x{values.shape[1]} pixels but its image, "
-                f"{paths['image']}, has {image.shape[0]}x{image.shape[1]}."
-            )
-    _check_covers(paths["image"], image, image_size)
-    known = ids <= _LARGEST_ID
-    files.check(paths["semseg"], "label ids", ids, known, f"between 0 and {_LARGEST_ID}")
-    return {
-        "image": geometry.resize_image(image, image_size),
-        "semseg": train_ids(classes)[geometry.resize_label(ids, image_size)][..., None],
-        "depth": (geometry.resize_label(code, image_size) / np.float32(65535))[..., None],
-    }
+    pixels = {field: _load(field, path) for field, path in paths.items()}
+    files.check_sizes(paths, pixels)
+    _check_covers(paths["image"], pixels["image"], image_size)
+    example = {"image": geometry.resize_image(pixels["image"], image_size)}
+    if "semseg" in pixels:
+        ids = pixels["semseg"]
+        # 255 is not ignored: it is of files with train ids, whose other values mean other classes.
+        rule = f"label ids, no train ids, between 0 and {_LARGEST_ID}"
+        files.check(paths["semseg"], "values", ids, ids <= _LARGEST_ID, rule)
+        ids = geometry.resize_label(ids, image_size)
+        example["semseg"] = train_ids(classes)[ids][..., None]
+    if "depth" in pixels:
+        code = geometry.resize_label(pixels["depth"], image_size)
+        example["depth"] = (code / np.float32(65535))[..., None]
+    return example
 
 
 def train_ids(classes: int) -> np.ndarray:
@@ -192,8 +194,8 @@ def train_ids(classes: int) -> np.ndarray:
     return table
 
 
-def _load_image(path: Path) -> np.ndarray:
-    return files.load_picture(path, ("RGB",), "colours of 8 bits")
+def _load(field: str, path: Path) -> np.ndarray:
+    return files.load_picture(path, *_PIXELS[field])
 
 
 def _check_covers(path: Path, image: np.ndarray, image_size: tuple[int, int]) -> None:

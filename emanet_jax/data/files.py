@@ -1,28 +1,49 @@
-"""Reads and checks source files; an error is one sentence that names the file."""
+"""Finds, reads and checks source files; an error is one sentence that names the file."""
 
+import contextlib
 import hashlib
 import os
-import tokenize
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from emanet_jax.errors import UserError
 
-# Raised for a damaged .npy file: its header is parsed as Python.
-_NPY_ERRORS = (
-    OSError,
-    ValueError,
-    EOFError,
-    SyntaxError,
-    tokenize.TokenError,
-    TypeError,
-    ArithmeticError,
-    MemoryError,
+_T = TypeVar("_T")
+
+Image.init()  # loads all of Pillow's readers
+# Formats of photographs and screenshots; some other readers of Pillow start programs.
+_FORMATS = [
+    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA"),
+    *("TIFF", "WEBP"),
+]
+_FORMATS = [name for name in _FORMATS if name in Image.OPEN]  # Pillow can be built without some
+# Endings of their files' names, in lower case.
+PICTURES = {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
+_TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ERRORS = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError),
+    *(ValueError, struct.error),
 )
+_WARNINGS = threading.Lock()  # held to change their filters, which are the whole process's
+
+# What values may leave their range by, as a step of half precision at 1; they are clipped.
+ROUNDING = 1e-3
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Entry(NamedTuple):
@@ -51,6 +72,26 @@ def manual_dir(value: str, holds: str) -> Path:
     return root
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a system keeps files of this name for itself: .DS_Store, ._0.png, Thumbs.db."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def listing(folder: Path, ending: str = "") -> list[Path]:
+    """What lies in a folder under names that end so, sorted; hidden files are left out.
+
+    Raises:
+        UserError: the folder is missing or cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"config.data.manual_dir: the folder {folder} is missing.")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read: {error.strerror}.") from error
+    return [folder / name for name in names if name.endswith(ending) and not is_hidden(name)]
+
+
 def signs(negate_normals: str) -> np.ndarray:
     """Factors (3,) float32 of the normals' axes: -1 for those in config.data.negate_normals.
 
@@ -75,43 +116,44 @@ def fingerprint(root: Path, paths: Iterable[Path]) -> str:
         try:
             state = path.stat()
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error}).") from error
+            raise UserError(f"{path} cannot be read: {one_line(error, path)}.") from error
         line = f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n"
         digest.update(line.encode())
     return digest.hexdigest()[:12]
 
 
-def numbered(root: Path, split: str, folders: Mapping[str, str]) -> list[Entry]:
+def numbered(
+    root: Path, split: str, folders: Mapping[str, str], needed: Sequence[str]
+) -> list[Entry]:
     """The examples whose files are ROOT/SPLIT/FOLDER/{i}.npy, in the order of their numbers.
 
     Args:
         root: folder of the data set.
         split: name of the split.
         folders: name of the folder by field.
+        needed: the fields whose files must be there; paths of others may lead nowhere.
 
     Raises:
-        UserError: a folder is missing or empty, or two of them hold different numbers.
+        UserError: a needed folder is missing or empty, or two of them hold different numbers.
     """
     numbers: dict[str, set[int]] = {}
-    for field, name in folders.items():
-        folder = root / split / name
-        if not folder.is_dir():
-            raise UserError(f"config.data.manual_dir: the folder {folder} is missing.")
-        names = [path.stem for path in folder.glob("*.npy")]
+    for field in needed:
+        folder = root / split / folders[field]
+        names = [path.stem for path in listing(folder, ".npy")]
         odd = sorted(name for name in names if not name.isdecimal() or str(int(name)) != name)
         if odd:
             raise UserError(f"{folder / odd[0]}.npy: the name must be a number such as 0.npy.")
         if not names:
             raise UserError(f"{folder} holds no .npy files; it must hold 0.npy, 1.npy, ....")
         numbers[field] = {int(name) for name in names}
-    first = next(iter(folders))
-    for field in folders:
+    first = needed[0]
+    for field in needed:
         different = sorted(numbers[field] ^ numbers[first])
         if different:
             missing = folders[first if different[0] in numbers[field] else field]
             raise UserError(
                 f"{root / split / missing / str(different[0])}.npy is missing: the folders "
-                f"{', '.join(folders.values())} of a split must hold the same numbers."
+                f"{', '.join(folders[x] for x in needed)} of a split must hold the same numbers."
             )
     return [
         Entry(
@@ -122,13 +164,16 @@ def numbered(root: Path, split: str, folders: Mapping[str, str]) -> list[Entry]:
     ]
 
 
-def load_npy(path: Path, shape: tuple[int, ...], *, integers: bool = False) -> np.ndarray:
+def load_npy(
+    path: Path, shape: tuple[int, ...], *, integers: bool = False, missing: float | None = None
+) -> np.ndarray:
     """A .npy file's array as float32, of this shape and finite.
 
     Args:
         path: of the file.
         shape: that it must have.
         integers: accept integer types beside float32 and float64.
+        missing: the value in place of NaN; None: NaN is an error.
 
     Raises:
         UserError: the file cannot be read or holds something else.
@@ -141,20 +186,43 @@ def load_npy(path: Path, shape: tuple[int, ...], *, integers: bool = False) -> n
         raise UserError(f"{path} is of type {array.dtype} but must be {wanted}.")
     with np.errstate(over="ignore"):  # values beyond float32 are refused below
         array = array.astype(np.float32)
+    if missing is not None:
+        array = np.where(np.isnan(array), np.float32(missing), array)
     check(path, "values", array, np.isfinite(array), "finite")
     return array
 
 
+def load_unit_image(path: Path, image_size: tuple[int, int]) -> np.ndarray:
+    """The image (h, w, 3) float32 in [0, 1] in a .npy file; UserError if it holds another."""
+    image = load_npy(path, (*image_size, 3))
+    return clip(path, "values", image, 0, 1, rule="between 0 and 1")
+
+
+def load_classes(path: Path, image_size: tuple[int, int], classes: int) -> np.ndarray:
+    """Class ids (h, w, 1) uint8, 255 = ignore, from a .npy file with (h, w) whole numbers.
+
+    Args:
+        path: of the file, which may have -1 as well as 255 for ignored pixels.
+        image_size: (h, w).
+        classes: how many there are.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    label = load_npy(path, image_size, integers=True)
+    ignored = (label == -1) | (label == 255)
+    known = (label == np.floor(label)) & (label >= 0) & (label < classes)
+    rule = f"whole, 0 to {classes - 1} or ignored (-1 or 255)"
+    check(path, "classes", label, ignored | known, rule)
+    return np.where(ignored, 255, label)[..., None].astype(np.uint8)
+
+
 def open_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     """The array in a .npy file as it is; UserError if the file is none."""
-    try:
+    with reading(path, " cannot be read as a NumPy array file"):
         with path.open("rb") as file:
             np.lib.format.read_magic(file)  # np.load would also take archives and pickles
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except _NPY_ERRORS as error:
-        raise UserError(
-            f"{path} cannot be read as a NumPy array file: {one_line(error)}."
-        ) from error
 
 
 def check_npy_size(path: Path, image_size: tuple[int, int]) -> None:
@@ -167,8 +235,42 @@ def check_npy_size(path: Path, image_size: tuple[int, int]) -> None:
         )
 
 
+def read_picture(path: Path, take: Callable[[Image.Image], _T]) -> _T:
+    """What `take` makes of a picture, the first frame of several, turned as its EXIF data say.
+
+    Raises:
+        UserError: the file cannot be read, is of no usual format, or holds more pixels than Pillow
+            takes for a picture.
+    """
+    with reading(path, " cannot be read as a picture"):
+        with _quiet():
+            opened = Image.open(path, formats=_FORMATS)
+        with opened:
+            return take(_upright(opened))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Makes Pillow silent about odd metadata, and strict about too many pixels."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Without it, what is up to twice as large as a picture may be is a warning alone.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turns a picture as its EXIF data say; where these cannot be read, it is upright."""
+    picture.load()  # Pillow turns a TIFF file itself, and then forgets its orientation
+    turn = None
+    # Pillow's own function writes the data back without the orientation, which can fail as well.
+    with contextlib.suppress(*_EXIF_ERRORS), _quiet():
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def load_picture(path: Path, modes: Sequence[str], what: str) -> np.ndarray:
-    """The pixels (h, w[, 3]) of a PNG or JPEG file, a palette's as its indices.
+    """The pixels (h, w[, 3]) of a picture, turned as its EXIF data say; a palette's as its indices.
 
     Args:
         path: of the file.
@@ -179,18 +281,29 @@ def load_picture(path: Path, modes: Sequence[str], what: str) -> np.ndarray:
     Raises:
         UserError: the file cannot be read or has another pixel format.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            mode, pixels = picture.mode, np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {one_line(error)}.") from error
+    mode, pixels = read_picture(path, lambda picture: (picture.mode, np.asarray(picture)))
     if mode not in modes:
         raise UserError(
             f"{path} has pixels of the format {mode} but must hold {what} ({' or '.join(modes)})."
         )
     return pixels
+
+
+def check_sizes(paths: Mapping[str, Path], pixels: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError unless an example's fields, before any resize, are of its image's size.
+
+    Args:
+        paths: of the example, by field.
+        pixels: "image" and others of its fields, each (h, w, ...).
+    """
+    size = pixels["image"].shape[:2]
+    for field, values in pixels.items():
+        if values.shape[:2] != size:
+            raise UserError(
+                f"{paths[field]} is of the size {values.shape[:2]} but its image, "
+                f"{paths['image']}, is of the size {size}: they must agree when both are turned as "
+                "their EXIF data say."
+            )
 
 
 def load_mat(path: Path, name: str) -> Any:
@@ -200,31 +313,62 @@ def load_mat(path: Path, name: str) -> Any:
         UserError: the file cannot be read or has no such variable.
     """
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    try:
-        variables = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[name])
-    except (OSError, ValueError, TypeError, LookupError, zlib.error, MatReadError) as error:
-        raise UserError(f"{path} cannot be read as a MATLAB file: {one_line(error)}.") from error
-    except NotImplementedError as error:  # SciPy's answer to version 7.3, which h5py reads
-        raise UserError(
-            f"{path} is a MATLAB 7.3 file (HDF5), but an older version is expected here."
-        ) from error
+    with reading(path, " cannot be read as a MATLAB file"):
+        try:
+            variables = loadmat(
+                path, struct_as_record=False, squeeze_me=True, variable_names=[name]
+            )
+        except NotImplementedError as error:  # SciPy's answer to version 7.3, which h5py reads
+            raise UserError(
+                f"{path} is a MATLAB 7.3 file (HDF5), but an older version is expected here."
+            ) from error
     if name not in variables:
         raise UserError(f"{path} holds no variable '{name}'.")
     return variables[name]
+
+
+@contextlib.contextmanager
+def reading(path: Path, words: str) -> Iterator[None]:
+    """Turns all errors of the `with` block, which reads a file, into a `UserError`: PATH WORDS."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make libraries raise any type: it is in the sentence
+        raise UserError(f"{path}{words}: {one_line(error, path)}.") from error
+
+
+def clip(
+    path: Path,
+    what: str,
+    values: np.ndarray,
+    low: float,
+    high: float = _LARGEST,
+    *,
+    rule: str,
+) -> np.ndarray:
+    """A file's `values` (float32) in [low, high], those up to `ROUNDING` outside being clipped.
+
+    Raises:
+        UserError: one is further outside, or NaN.
+    """
+    inside = (values >= low - ROUNDING) & (values <= high + ROUNDING)
+    check(path, what, values, inside, rule)
+    return np.clip(values, low, high)
 
 
 def check(path: Path, what: str, values: np.ndarray, valid: np.ndarray, rule: str) -> None:
     """Raises UserError with the first of a file's `values` that is not `valid`."""
     if not valid.all():
         where = np.argwhere(~valid)[0]
+        value = str(values[tuple(where)]).removesuffix(".0")  # as many digits as tell it apart
         raise UserError(
-            f"{path}: {what} must be {rule}, but the one at {tuple(map(int, where))} is "
-            f"{values[tuple(where)]:g}."
+            f"{path}: {what} must be {rule}, but the one at {tuple(map(int, where))} is {value}."
         )
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error, to be quoted within a sentence."""
-    return " ".join(str(error).split()).rstrip(".")
+def one_line(error: Exception, path: Path | None = None) -> str:
+    """The message of an error, to be quoted within a sentence that names the path itself."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split()).replace(f" '{path}'", "").rstrip(".")

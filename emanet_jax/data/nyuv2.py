@@ -10,7 +10,7 @@ the axes reversed, so h5py sees images (n, 3, w, h). It has 2.8 GB and is read i
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,17 @@ from emanet_jax.data import files, geometry, records
 from emanet_jax.data.normals import normals_from_depth
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
+from emanet_jax.types import Task
 
 SPLITS = ("train", "val")
 IGNORE = 255
 VERSION = "1.0.0"
 
-# Layout `mtan`: the folder of each field and the number of its channels; 0: no channel axis.
-MTAN_FIELDS = {"image": 3, "label": 0, "depth": 1, "normal": 3}
+# Layout `mtan`: the folder of each field.
+MTAN_FOLDERS = {"image": "image", "semseg": "label", "depth": "depth", "normals": "normal"}
 
-# Layout `labeled`: type of each field's array, and its shape with n images of h x w pixels.
+# Layout `labeled`: type of each array, its shape with n images of h x w pixels, and the arrays that
+# a task's label is made of.
 LABELED_FILE = "nyu_depth_v2_labeled.mat"
 LABELED_FIELDS = {
     "images": (np.uint8, "(n, 3, w, h)"),
@@ -38,18 +40,22 @@ LABELED_FIELDS = {
     "rawDepths": (np.float32, "(n, w, h)"),
     "labels": (np.uint16, "(n, w, h)"),
 }
+LABELED_NEEDS = {
+    "semseg": ("labels",),
+    "depth": ("depths",),
+    "normals": ("depths", "rawDepths"),
+}
 RAW_CLASSES = 894
-# Raised by h5py for a damaged file.
-_HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
+_DAMAGED = " is damaged (download the file again)"
 
 
-def builder(data: ConfigDict) -> records.RecordsBuilder:
+def builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder:
     """The builder for config.data: layout, manual_dir, image_size, classes, negate_normals.
 
     Raises:
         UserError: the files are not what the layout asks for, or a setting does not fit them.
     """
-    return {"mtan": _mtan_builder, "labeled": _labeled_builder}[data.layout](data)
+    return {"mtan": _mtan_builder, "labeled": _labeled_builder}[data.layout](data, trained)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -87,7 +93,7 @@ def frames(split: str) -> list[int]:
 # --- layout `mtan` --------------------------------------------------------------------------------
 
 
-def _mtan_builder(data: ConfigDict) -> records.RecordsBuilder:
+def _mtan_builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder:
     if data.classes not in (0, 13):
         raise UserError(
             f"config.data.classes is {data.classes} but layout 'mtan' knows 13 classes; "
@@ -98,10 +104,8 @@ def _mtan_builder(data: ConfigDict) -> records.RecordsBuilder:
     root = files.manual_dir(
         data.manual_dir, "{train,val}/{image,label,depth,normal}/0.npy, 1.npy, ..."
     )
-    listing = {
-        split: files.numbered(root, split, {field: field for field in MTAN_FIELDS})
-        for split in SPLITS
-    }
+    needed = ("image", *(task.name for task in trained if task.name in MTAN_FOLDERS))
+    listing = {split: files.numbered(root, split, MTAN_FOLDERS, needed) for split in SPLITS}
     files.check_npy_size(listing["train"][0].paths["image"], image_size)
     return records.builder_of_files(
         "nyuv2",
@@ -114,55 +118,49 @@ def _mtan_builder(data: ConfigDict) -> records.RecordsBuilder:
         image_size=image_size,
         image_dtype="float32",
         tasks=tasks_for("nyuv2", classes=13),
+        trained=trained,
     )
 
 
 def read_mtan(
     paths: dict[str, Path], image_size: tuple[int, int], signs: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Reads and checks the four files of one image.
+    """Reads and checks the files of one image.
 
     Args:
-        paths: by field.
+        paths: by field; a label's may be left out.
         image_size: (h, w) that all must have.
         signs: factors (3,) of the normals' axes.
 
     Returns:
-        image (h, w, 3) float32 in [0, 1]; semseg (h, w, 1) uint8, 255 = ignore; depth (h, w, 1)
-        float32 metres, 0 = invalid; normals (h, w, 3) float32, unit or zero = invalid.
+        image (h, w, 3) float32 in [0, 1]; of the labels that have a path, semseg (h, w, 1) uint8,
+        255 = ignore; depth (h, w, 1) float32 metres, 0 = invalid; normals (h, w, 3) float32, unit
+        or zero = invalid.
 
     Raises:
         UserError: a file cannot be read or holds something else.
     """
-    image, label, depth, normal = (
-        files.load_npy(
-            paths[field],
-            (*image_size, channels) if channels else image_size,
-            integers=field == "label",
-        )
-        for field, channels in MTAN_FIELDS.items()
-    )
-    files.check(paths["image"], "values", image, (image >= 0) & (image <= 1), "between 0 and 1")
-    known = (label == np.floor(label)) & (label >= -1) & (label < 13)
-    files.check(paths["label"], "classes", label, known, "whole, -1 (ignored) to 12")
-    files.check(paths["depth"], "depths", depth, depth >= 0, "at least 0 (metres)")
-    inside = np.abs(normal) <= 1.001
-    files.check(paths["normal"], "components", normal, inside, "between -1 and 1")
-
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    unit = np.divide(signs * normal, length, out=np.zeros_like(normal), where=length > 0)
-    return {
-        "image": image,
-        "semseg": np.where(label < 0, IGNORE, label)[..., None].astype(np.uint8),
-        "depth": depth,
-        "normals": unit,
-    }
+    example = {"image": files.load_unit_image(paths["image"], image_size)}
+    if "semseg" in paths:
+        example["semseg"] = files.load_classes(paths["semseg"], image_size, 13)
+    if "depth" in paths:
+        depth = files.load_npy(paths["depth"], (*image_size, 1), missing=0)
+        rule = "at least 0 (metres)"
+        example["depth"] = files.clip(paths["depth"], "depths", depth, 0, rule=rule)
+    if "normals" in paths:
+        normal = files.load_npy(paths["normals"], (*image_size, 3))
+        inside = np.abs(normal) <= 1 + files.ROUNDING
+        files.check(paths["normals"], "components", normal, inside, "between -1 and 1")
+        length = np.linalg.norm(normal, axis=-1, keepdims=True)
+        unit = np.divide(signs * normal, length, out=np.zeros_like(normal), where=length > 0)
+        example["normals"] = unit
+    return example
 
 
 # --- layout `labeled` -----------------------------------------------------------------------------
 
 
-def _labeled_builder(data: ConfigDict) -> records.RecordsBuilder:
+def _labeled_builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder:
     classes = data.classes or 13
     tasks = tasks_for("nyuv2", classes=classes)
     if data.negate_normals:
@@ -172,7 +170,13 @@ def _labeled_builder(data: ConfigDict) -> records.RecordsBuilder:
         )
     path = _labeled_path(data.manual_dir)
     with _open_labeled(path) as content:
-        count = check_labeled(path, content)
+        there = _array_names(path, content)
+        stored = records.stored_tasks(
+            tasks, trained, lambda task: there.issuperset(LABELED_NEEDS.get(task.name, ()))
+        )
+        needed = {field for task in stored for field in LABELED_NEEDS.get(task.name, ())}
+        fields = [field for field in LABELED_FIELDS if field == "images" or field in needed]
+        count = check_labeled(path, content, fields)
     listing = {split: [frame for frame in frames(split) if frame <= count] for split in SPLITS}
     if not all(listing.values()):
         raise UserError(f"{path} holds {count} images but needs at least 3, one of each split.")
@@ -181,18 +185,20 @@ def _labeled_builder(data: ConfigDict) -> records.RecordsBuilder:
     def examples(split: str) -> Iterator[dict[str, Any]]:
         with _open_labeled(path) as content:
             for frame in listing[split]:
-                example = make_example(read_labeled(path, content, frame), (h, w), classes)
+                arrays = read_labeled(path, content, frame, fields)
+                example = make_example(arrays, (h, w), classes)
                 yield {**example, "image_id": f"{split}/{frame}"}
 
+    settings = f"labeled{classes}_{h}x{w}{records.suffix(tasks, stored)}"
     config = records.RecordsConfig(
         dataset="nyuv2",
         version=VERSION,
-        name=f"labeled{classes}_{h}x{w}_{files.fingerprint(path.parent, [path])}",
+        name=f"{settings}_{files.fingerprint(path.parent, [path])}",
         counts={split: len(numbers) for split, numbers in listing.items()},
         examples=examples,
         image_size=(h, w),
         image_dtype="uint8",
-        tasks=tasks,
+        tasks=stored,
     )
     return records.RecordsBuilder(config=config, data_dir=data.data_dir)
 
@@ -224,22 +230,34 @@ def _open_labeled(path: Path) -> h5py.File:
         ) from error
 
 
-def check_labeled(path: Path, content: h5py.File) -> int:
+def _array_names(path: Path, content: h5py.File) -> set[str]:
+    with files.reading(path, _DAMAGED):
+        return {field for field in LABELED_FIELDS if isinstance(content.get(field), h5py.Dataset)}
+
+
+def check_labeled(path: Path, content: h5py.File, fields: Sequence[str]) -> int:
     """The number of images in a file.
 
+    Args:
+        path: of the file.
+        content: of it.
+        fields: the arrays that it must have, "images" among them.
+
     Raises:
-        UserError: an array is missing or has another shape or type than `LABELED_FIELDS` says.
+        UserError: one is missing or has another shape or type than `LABELED_FIELDS` says.
     """
-    try:
-        for field in LABELED_FIELDS:
-            if not isinstance(content.get(field), h5py.Dataset):
+    there = _array_names(path, content)
+    with files.reading(path, _DAMAGED):
+        for field in fields:
+            if field not in there:
                 known = ", ".join(sorted(set(content) - {"#refs#", "#subsystem#"})) or "nothing"
                 raise UserError(
                     f"{path} holds no array '{field}', which {LABELED_FILE} has; it has: {known}."
                 )
         shape = content["images"].shape
         n, _, w, h = shape if len(shape) == 4 else (0, 0, 0, 0)
-        for field, (dtype, axes) in LABELED_FIELDS.items():
+        for field in fields:
+            dtype, axes = LABELED_FIELDS[field]
             array = content[field]
             expected = (n, 3, w, h) if field == "images" else (n, w, h)
             # NYUv2's images lie on their side, so an upright copy is one with its axes turned.
@@ -252,38 +270,29 @@ def check_labeled(path: Path, content: h5py.File) -> int:
                 raise UserError(
                     f"{path}: '{field}' is of type {array.dtype} but must be {np.dtype(dtype)}."
                 )
-    except UserError:
-        raise
-    except _HDF5_ERRORS as error:
-        reason = files.one_line(error)
-        raise UserError(f"{path} is damaged ({reason}); download the file again.") from error
-    return n
+        return n
 
 
-def read_labeled(path: Path, content: h5py.File, frame: int) -> dict[str, np.ndarray]:
-    """The fields (h, w[, 3]) of a frame, counted from 1.
+def read_labeled(
+    path: Path, content: h5py.File, frame: int, fields: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The fields (h, w[, 3]) of a frame, counted from 1; NaN, where nothing is known, as 0.
 
     Raises:
         UserError: the file is damaged or holds impossible values.
     """
-    fields = {}
-    for field in LABELED_FIELDS:
-        try:
-            fields[field] = content[field][frame - 1].T
-        except _HDF5_ERRORS as error:
-            raise UserError(
-                f"{path}: '{field}' of frame {frame} is damaged ({files.one_line(error)}); "
-                "download the file again."
-            ) from error
-
-    def check(field: str, valid: np.ndarray, rule: str) -> None:
-        files.check(path, f"'{field}' of frame {frame}", fields[field], valid, rule)
-
-    for field in ("depths", "rawDepths"):
-        values = fields[field]
-        check(field, np.isfinite(values) & (values >= 0), "finite and at least 0 (metres)")
-    check("labels", fields["labels"] <= RAW_CLASSES, f"at most {RAW_CLASSES}")
-    return fields
+    arrays = {}
+    for field in fields:
+        with files.reading(path, f": '{field}' of frame {frame}{_DAMAGED}"):
+            values = content[field][frame - 1].T
+        what = f"'{field}' of frame {frame}"
+        if field in ("depths", "rawDepths"):
+            values = np.where(np.isnan(values), np.float32(0), values)
+            values = files.clip(path, what, values, 0, rule="finite and at least 0 (metres)")
+        if field == "labels":
+            files.check(path, what, values, values <= RAW_CLASSES, f"at most {RAW_CLASSES}")
+        arrays[field] = values
+    return arrays
 
 
 def make_example(
@@ -295,20 +304,22 @@ def make_example(
     sensor measured, at the file's own resolution; they are invalid elsewhere and at steps.
 
     Args:
-        fields: images (h, w, 3), depths, rawDepths and labels (h, w).
+        fields: images (h, w, 3) and, of depths, rawDepths and labels (h, w), those that the tasks
+            need.
         image_size: of the result: the image by area (bilinear to enlarge), labels by the nearest.
         classes: 13 or 40.
 
     Returns:
-        image (h, w, 3) uint8; semseg (h, w, 1) uint8, 255 = ignore; depth (h, w, 1) float32 metres,
-        0 = invalid; normals (h, w, 3) float32, unit or zero = invalid.
+        image (h, w, 3) uint8; of the labels whose fields are there, semseg (h, w, 1) uint8, 255 =
+        ignore; depth (h, w, 1) float32 metres, 0 = invalid; normals (h, w, 3) float32, unit or
+        zero = invalid.
     """
-    depth = fields["depths"]
-    normals = normals_from_depth(depth, measured=fields["rawDepths"] > 0)
-    semseg = class_ids(classes)[fields["labels"]]
-    return {
-        "image": geometry.resize_image(fields["images"], image_size),
-        "semseg": geometry.resize_label(semseg, image_size)[..., None],
-        "depth": geometry.resize_label(depth, image_size)[..., None],
-        "normals": geometry.resize_label(normals, image_size),
-    }
+    labels = {}
+    if "labels" in fields:
+        labels["semseg"] = class_ids(classes)[fields["labels"]][..., None]
+    if "depths" in fields:
+        labels["depth"] = fields["depths"][..., None]
+    if "rawDepths" in fields:
+        labels["normals"] = normals_from_depth(fields["depths"], measured=fields["rawDepths"] > 0)
+    resized = {task: geometry.resize_label(label, image_size) for task, label in labels.items()}
+    return {"image": geometry.resize_image(fields["images"], image_size), **resized}

@@ -17,6 +17,7 @@ Images have sizes of their own, up to 500x500; examples keep them.
 import functools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from emanet_jax.tasks.palettes import PASCAL21
+from emanet_jax.types import Task
 
 SPLITS = ("train", "val")
 
@@ -54,6 +56,13 @@ SHARED_WITH_NYU = {
 }
 _LARGEST_CLASS = 459
 
+_PIXELS = {
+    "image": (("RGB",), "colours of 8 bits"),
+    "semseg": (("L", "P"), "class ids of 8 bits"),
+    "normals": (("RGB",), "normals as colours of 8 bits"),
+    "saliency": (("L",), "grey values of 8 bits"),
+}
+
 # PASCAL-Part's names of the parts of a person, by class.
 _PARTS = {
     1: "head leye reye lear rear lebrow rebrow nose mouth hair",
@@ -66,7 +75,7 @@ _PARTS = {
 PART_CLASSES = {part: number for number, parts in _PARTS.items() for part in parts.split()}
 
 
-def builder(data: ConfigDict) -> records.RecordsBuilder:
+def builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder:
     """The builder for config.data: its keys manual_dir and negate_normals.
 
     `image_size` is the size that training crops to and evaluation pads to; it changes no example.
@@ -96,6 +105,8 @@ def builder(data: ConfigDict) -> records.RecordsBuilder:
         image_size=None,
         image_dtype="uint8",
         tasks=tasks_for("pascal_context", classes=data.classes),
+        trained=trained,
+        also_reads={"normals": ("edge",)},
     )
 
 
@@ -132,52 +143,60 @@ def _paths(root: Path, name: str) -> dict[str, Path]:
         "semseg": voc if voc.exists() else root / "semseg" / "pascal-context" / f"{name}.png",
         "normals": root / "normals_distill" / f"{name}.png",
         "saliency": root / "sal_distill" / f"{name}.png",
-        "context": root / "pascal-context" / "trainval" / f"{name}.mat",
+        "edge": root / "pascal-context" / "trainval" / f"{name}.mat",
         "human_parts": root / "human_parts" / f"{name}.mat",
     }
 
 
 def read(paths: dict[str, Path], signs: np.ndarray) -> dict[str, np.ndarray]:
-    """Reads and checks the six files of one image.
+    """Reads and checks the files of one image.
 
     Args:
-        paths: by field.
+        paths: by field; a label's may be left out, `edge` (which `normals` needs too) being the map
+            of all classes.
         signs: factors (3,) of the normals' axes.
 
     Returns:
-        image (h, w, 3) uint8; semseg, human_parts (h, w, 1) uint8, 255 = ignore; saliency and edge
-        (h, w, 1) uint8, 0 or 1; normals (h, w, 3) float32, unit or zero = invalid.
+        image (h, w, 3) uint8; of the labels that have a path, semseg, human_parts (h, w, 1) uint8,
+        255 = ignore; saliency and edge (h, w, 1) uint8, 0 or 1; normals (h, w, 3) float32, unit or
+        zero = invalid.
 
     Raises:
         UserError: a file cannot be read or holds something else.
     """
-    image = files.load_picture(paths["image"], ("RGB",), "colours of 8 bits")
-    size = image.shape[:2]
-
-    semseg = files.load_picture(paths["semseg"], ("L", "P"), "class ids of 8 bits")
-    _check_size(paths["semseg"], semseg, size)
-    last = len(PASCAL21) - 1
-    known = (semseg <= last) | (semseg == 255)
-    files.check(paths["semseg"], "classes", semseg, known, f"0 to {last} or 255 (ignored)")
-
-    context = np.asarray(files.load_mat(paths["context"], "LabelMap"))
-    _check_size(paths["context"], context, size)
-    known = np.isin(context, np.arange(_LARGEST_CLASS + 1))
-    files.check(paths["context"], "classes", context, known, f"whole, 0 to {_LARGEST_CLASS}")
-
-    normals = files.load_picture(paths["normals"], ("RGB",), "normals as colours of 8 bits")
-    _check_size(paths["normals"], normals, size)
-    saliency = files.load_picture(paths["saliency"], ("L",), "grey values of 8 bits")
-    _check_size(paths["saliency"], saliency, size)
-    parts = human_parts(paths["human_parts"], size)
-    return {
-        "image": image,
-        "semseg": semseg[..., None],
-        "normals": decode_normals(normals, signs, np.isin(context, [*SHARED_WITH_NYU.values()])),
-        "saliency": (saliency > 127.5).astype(np.uint8)[..., None],
-        "edge": boundaries(context).astype(np.uint8)[..., None],
-        "human_parts": parts[..., None],
+    pixels = {
+        field: files.load_picture(path, *_PIXELS[field])
+        for field, path in paths.items()
+        if field in _PIXELS
     }
+    if "edge" in paths:
+        pixels["edge"] = np.asarray(files.load_mat(paths["edge"], "LabelMap"))
+        if pixels["edge"].ndim != 2:
+            raise UserError(
+                f"{paths['edge']}: LabelMap has the shape {pixels['edge'].shape} but must have "
+                "(h, w), that of the image."
+            )
+    files.check_sizes(paths, pixels)
+    example = {"image": pixels["image"]}
+    if "semseg" in paths:
+        semseg, last = pixels["semseg"], len(PASCAL21) - 1
+        known = (semseg <= last) | (semseg == 255)
+        files.check(paths["semseg"], "classes", semseg, known, f"0 to {last} or 255 (ignored)")
+        example["semseg"] = semseg[..., None]
+    if "edge" in paths:
+        context = pixels["edge"]
+        known = np.isin(context, np.arange(_LARGEST_CLASS + 1))
+        files.check(paths["edge"], "classes", context, known, f"whole, 0 to {_LARGEST_CLASS}")
+        example["edge"] = boundaries(context).astype(np.uint8)[..., None]
+    if "normals" in paths:
+        valid = np.isin(pixels["edge"], [*SHARED_WITH_NYU.values()])
+        example["normals"] = decode_normals(pixels["normals"], signs, valid)
+    if "saliency" in paths:
+        example["saliency"] = (pixels["saliency"] > 127.5).astype(np.uint8)[..., None]
+    if "human_parts" in paths:
+        parts = human_parts(paths["human_parts"], example["image"].shape[:2])
+        example["human_parts"] = parts[..., None]
+    return example
 
 
 def decode_normals(codes: np.ndarray, signs: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -211,17 +230,21 @@ def human_parts(path: Path, size: tuple[int, int]) -> np.ndarray:
     anno = files.load_mat(path, "anno")
     classes = np.zeros(size, np.uint8)
     for person in _structs(path, anno, "objects"):
-        if _field(path, person, "class") != "person":
+        if str(_field(path, person, "class")) != "person":
             continue
         for part in _structs(path, person, "parts"):
-            name = _field(path, part, "part_name")
+            name = str(_field(path, part, "part_name"))
             if name not in PART_CLASSES:
                 raise UserError(
                     f"{path}: anno has a person's part named '{name}' but it must be one of "
                     f"{', '.join(PART_CLASSES)}."
                 )
             mask = np.asarray(_field(path, part, "mask"))
-            _check_size(path, mask, size)
+            if mask.shape != size or mask.dtype.kind not in "buif":
+                raise UserError(
+                    f"{path}: the mask of a person's {name} is of the size {mask.shape} and type "
+                    f"{mask.dtype} but must hold numbers of the image's size {size}."
+                )
             classes[mask > 0] = PART_CLASSES[name]
     return classes if classes.any() else np.full(size, 255, np.uint8)
 
@@ -235,10 +258,3 @@ def _field(path: Path, struct: Any, name: str) -> Any:
     if not hasattr(struct, name):
         raise UserError(f"{path}: a struct in anno has no field '{name}'.")
     return getattr(struct, name)
-
-
-def _check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    if values.shape[:2] != size:
-        raise UserError(
-            f"{path} is of the size {values.shape[:2]} but its image is of the size {size}."
-        )

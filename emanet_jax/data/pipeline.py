@@ -20,7 +20,7 @@ from emanet_jax.data import geometry
 from emanet_jax.data.augmentation import Augmentation, augment
 from emanet_jax.data.geometry import Sample
 from emanet_jax.errors import UserError
-from emanet_jax.tasks.registry import DatasetSpec, spec_of
+from emanet_jax.tasks.registry import DatasetSpec, spec_of, tasks_for
 from emanet_jax.types import Batch, Examples, Task
 
 if TYPE_CHECKING:
@@ -32,21 +32,26 @@ _LOG = logging.getLogger(__name__)
 _EPOCHS = 2**32
 
 
-def prepare(data: ConfigDict) -> "tfds.core.DatasetBuilder":
+def prepare(data: ConfigDict, tasks: Sequence[Task] | None = None) -> "tfds.core.DatasetBuilder":
     """Builds the data set of config.data if it is not there yet; checks its shards.
 
     Several processes may call this at once: one builds, the others wait.
 
+    Args:
+        data: config.data.
+        tasks: that the records must have labels of; they may have more. None: all.
+
     Raises:
-        UserError: unknown data set, wrong source file, damaged shard.
+        UserError: unknown data set, wrong or missing source file, damaged shard.
     """
     from emanet_jax.data import records  # imports TFDS
 
     spec = checked_spec(data)
     folder = Path(data.data_dir).expanduser() / spec.name
+    needed = tasks_for(spec.name, classes=data.classes) if tasks is None else tuple(tasks)
 
     def make() -> "tfds.core.DatasetBuilder":
-        builder = spec.make_builder(data)
+        builder = spec.make_builder(data, needed)
         if builder.name != spec.name:
             raise UserError(
                 f"the builder of data set '{spec.name}' is named '{builder.name}': the names must "

@@ -129,10 +129,15 @@ def builder_of_files(
     image_size: tuple[int, int] | None,
     image_dtype: str,
     tasks: tuple[Task, ...],
+    trained: Sequence[Task],
+    also_reads: Mapping[str, Sequence[str]] | None = None,
 ) -> RecordsBuilder:
     """The builder of a data set whose examples are files, a few each.
 
-    Other or changed files are another data set: their names, sizes and times are part of its name.
+    Its records hold the labels of the trained tasks, and those of all others whose files are there
+    for every example: where no file is missing, runs of any tasks share the same records. Other or
+    changed files, or other tasks, are another data set, which is built anew: the files' names,
+    sizes and times and, where a task is left out, the tasks that are not, are part of its name.
 
     Args:
         dataset: name of the data set.
@@ -140,33 +145,63 @@ def builder_of_files(
         settings: differs wherever two data sets from the same files would.
         root: folder of the files.
         data_dir: folder of all built data sets.
-        listing: files of the examples by split, in their order.
-        read: the paths of an example to image and labels; runs in several threads.
+        listing: files of the examples by split, in their order; of a label alone under the task's
+            name, so that they may be missing where the task is not trained.
+        read: the paths of an example to image and labels; runs in several threads. It gets no path
+            of a task that is left out, and gives no label for it.
         image_size: (h, w) of all examples; None: every example has its own.
         image_dtype: of the image.
-        tasks: whose labels an example has.
+        tasks: that the data set labels.
+        trained: those whose labels must be there.
+        also_reads: of a task, the fields that its label is made of beside its own.
 
     Raises:
-        UserError: a listed file is missing, or a split has none.
+        UserError: a needed file is missing, or a split has no examples.
     """
     for split, entries in listing.items():
         if not entries:
             raise UserError(f"{root} holds no examples of split '{split}' of data set '{dataset}'.")
     entries = [entry for split in listing.values() for entry in split]
-    paths = [path for entry in entries for path in entry.paths.values()]
+    fields = {task.name: (task.name, *(also_reads or {}).get(task.name, ())) for task in tasks}
+
+    def complete(task: Task) -> bool:
+        paths = (e.paths[field] for e in entries for field in fields[task.name] if field in e.paths)
+        return all(path.exists() for path in paths)
+
+    stored = stored_tasks(tasks, trained, complete)
+    needed = {field for task in stored for field in fields[task.name]}
+    unread = {task.name for task in tasks} - needed
+
+    def paths(entry: Entry) -> dict[str, Path]:
+        return {field: path for field, path in entry.paths.items() if field not in unread}
+
+    state = files.fingerprint(root, [path for entry in entries for path in paths(entry).values()])
     config = RecordsConfig(
-        name=f"{settings}_{files.fingerprint(root, paths)}",
+        name=f"{settings}{suffix(tasks, stored)}_{state}",
         version=version,
         dataset=dataset,
         counts={split: len(entries) for split, entries in listing.items()},
         examples=lambda split: read_ahead(
-            lambda entry: {**read(entry.paths), "image_id": entry.name}, listing[split]
+            lambda entry: {**read(paths(entry)), "image_id": entry.name}, listing[split]
         ),
         image_size=image_size,
         image_dtype=image_dtype,
-        tasks=tasks,
+        tasks=stored,
     )
     return RecordsBuilder(config=config, data_dir=data_dir)
+
+
+def stored_tasks(
+    tasks: Sequence[Task], trained: Sequence[Task], complete: Callable[[Task], bool]
+) -> tuple[Task, ...]:
+    """The tasks whose labels the records hold: the trained ones, and others that are `complete`."""
+    names = {task.name for task in trained}
+    return tuple(task for task in tasks if task.name in names or complete(task))
+
+
+def suffix(tasks: Sequence[Task], stored: Sequence[Task]) -> str:
+    """The part of the records' name that tells which tasks they hold, "" if it is all."""
+    return "" if len(stored) == len(tasks) else "_" + "-".join(task.name for task in stored)
 
 
 def read_ahead(

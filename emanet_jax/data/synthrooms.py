@@ -1,6 +1,6 @@
 """Synthetic rooms as a data set: procedural scenes with exact ground truth, no download."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,13 +9,16 @@ from emanet_jax.data import records
 from emanet_jax.errors import UserError
 from emanet_jax.synthetic import render_room
 from emanet_jax.tasks import tasks_for
+from emanet_jax.types import Task
 
 # Number of each split's first room: no room is in both.
 FIRST = {"train": 0, "val": 1_000_000}
 
 
-def builder(data: ConfigDict) -> records.RecordsBuilder:
+def builder(data: ConfigDict, _: Sequence[Task]) -> records.RecordsBuilder:
     """The builder for config.data: its keys image_size, train_examples, val_examples, seed.
+
+    Rooms have the labels of all tasks, whichever are trained.
 
     Raises:
         UserError: a count or seed that cannot be rendered.

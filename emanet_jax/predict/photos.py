@@ -3,47 +3,22 @@
 import collections
 import glob
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from emanet_jax.data import files
 from emanet_jax.errors import UserError
-
-Image.init()  # loads all of Pillow's readers
-# Formats of photographs and screenshots; some other readers of Pillow start programs.
-_FORMATS = [
-    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA"),
-    *("TIFF", "WEBP"),
-]
-_FORMATS = [name for name in _FORMATS if name in Image.OPEN]  # Pillow can be built without some
-_ENDINGS = {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
-# Errors of Pillow's readers for damaged files.
-_READ_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 def find(values: Sequence[str]) -> list[Path]:
     """The files that --images names, each once: files, folders and globs, separated by commas.
 
     A folder stands for its files with the ending of a picture, a glob for all files, both in the
-    order of their names. A value that is a file itself is taken whole, with commas and brackets.
+    order of their names and without hidden files. A value that is a file itself is taken whole,
+    with commas and brackets.
 
     Raises:
         UserError: one of them stands for no file.
@@ -63,15 +38,13 @@ def find(values: Sequence[str]) -> list[Path]:
 
 def _matches(name: str) -> list[str]:
     name = os.path.expanduser(name)
+    if os.path.isfile(name):
+        return [name]
     if os.path.isdir(name):
-        try:
-            inside = [os.path.join(name, x) for x in sorted(os.listdir(name))]
-        except OSError as error:
-            raise UserError(f"--images={name} cannot be read: {error.strerror}.") from error
-        names = [path for path in inside if os.path.splitext(path)[1].lower() in _ENDINGS]
+        inside = [x for x in files.listing(Path(name)) if x.suffix.lower() in files.PICTURES]
     else:
-        names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
-    return [path for path in names if os.path.isfile(path)]
+        inside = [Path(x) for x in sorted(glob.glob(name, recursive=True))]
+    return [str(path) for path in inside if path.is_file() and not files.is_hidden(path.name)]
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -97,23 +70,17 @@ def read(path: Path) -> np.ndarray:
     Raises:
         UserError: the file cannot be read, or holds more pixels than Pillow takes for a picture.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
-    except _READ_ERRORS as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = " ".join(reason.split()).rstrip(".").replace(f" '{path}'", "")
-        raise UserError(f"{path} cannot be read as a picture: {reason}.") from error
+    return files.read_picture(path, lambda picture: np.asarray(_rgb(picture)))
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.float64) / (1 if picture.mode == "F" else 65535)
-        if not (values.min() >= 0 and values.max() <= 1):
+        if not (values.min() >= -files.ROUNDING and values.max() <= 1 + files.ROUNDING):
             raise ValueError(
-                f"its numbers are {values.min():.4g} to {values.max():.4g} of the largest, no grey"
+                f"its numbers are {values.min():.6g} to {values.max():.6g} of the largest, no grey"
             )
-        picture = Image.fromarray(np.rint(255 * values).astype(np.uint8))
+        picture = Image.fromarray(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8))
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

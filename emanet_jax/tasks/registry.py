@@ -177,8 +177,9 @@ class DatasetSpec:
         name: key of the registry, value of config.data.dataset.
         tasks: the tasks that it labels. Their order is that of CTAL's task axis, and of every axis
             that tasks share.
-        builder: config.data to the TFDS builder of its records (see `data.records.make_builder`);
-            or, as entry points are written, "module:function", imported when it is needed.
+        builder: config.data, and the tasks that the records must have labels of, to their TFDS
+            builder (see `data.records.builder_of_files`); or, as entry points are written,
+            "module:function", imported when it is needed.
         splits: the official number of images by split; {}: unknown.
         layouts: the layouts of source files that the builder reads; (): it has only one.
         other_classes: the first task over other numbers of classes (config.data.classes).
@@ -186,17 +187,17 @@ class DatasetSpec:
 
     name: str
     tasks: tuple[Task, ...]
-    builder: str | Callable[[ConfigDict], Any]
+    builder: str | Callable[[ConfigDict, tuple[Task, ...]], Any]
     splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     layouts: tuple[str, ...] = ()
     other_classes: tuple[Task, ...] = ()
 
-    def make_builder(self, data: ConfigDict) -> Any:
-        """The TFDS builder for config.data, which may import TFDS."""
+    def make_builder(self, data: ConfigDict, tasks: tuple[Task, ...]) -> Any:
+        """The TFDS builder for config.data, which may import TFDS; `tasks` are those to train."""
         if callable(self.builder):
-            return self.builder(data)
+            return self.builder(data, tasks)
         module, _, function = self.builder.partition(":")
-        return getattr(importlib.import_module(module), function)(data)
+        return getattr(importlib.import_module(module), function)(data, tasks)
 
 
 DATASETS: dict[str, DatasetSpec] = {

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from emanet_jax.data.files import is_hidden
 from emanet_jax.errors import UserError
 from emanet_jax.training import sharding, workdir
 from emanet_jax.types import TrainState
@@ -250,12 +251,17 @@ def _write_sums(place: epath.Path) -> None:
 
 
 def _sums(folder: epath.Path, within: str = "") -> dict[str, str]:
-    """{path in the folder: SHA-256 of the file} of the files whose paths begin with `within`."""
+    """{path in the folder: SHA-256 of the file} of the files whose paths begin with `within`.
+
+    Hidden files, which systems add later, are left out.
+    """
     sums: dict[str, str] = {}
 
     def add(inner: epath.Path, prefix: str) -> None:
         for path in sorted(inner.iterdir()):
             name = prefix + path.name
+            if is_hidden(path.name):
+                continue
             if path.is_dir():
                 add(path, f"{name}/")
             elif name.startswith(within) and path.name not in (*_LATE, SUMS):

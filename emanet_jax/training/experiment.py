@@ -236,7 +236,7 @@ def _make_data(
     config: ml_collections.ConfigDict, tasks: tuple[Task, ...], sample_offset: int
 ) -> Data:
     """Builds the data set's records, if need be, and opens them."""
-    builder = pipeline.prepare(config.data)
+    builder = pipeline.prepare(config.data, tasks)
     train = pipeline.load(builder, "train", cache=config.data.cache)
     if config.batch_size > len(train):
         raise UserError(

@@ -353,6 +353,14 @@ def test_folders_are_searched_and_what_has_no_results_is_left_out(sweep, tmp_pat
         runs.read(runs.find([str(tmp_path / "b")])[0])
 
 
+def test_hidden_folders_hold_no_runs(tmp_path):
+    for name in ("a", ".trash/b", "c/.ipynb_checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+        for file in (workdir.CONFIG, workdir.RESULTS):
+            (tmp_path / name / file).write_text("{}")
+    assert runs.find([str(tmp_path)]) == [epath.Path(tmp_path) / "a"]
+
+
 def test_a_run_is_read_with_what_it_lacks(sweep, tmp_path):
     shutil.copytree(sweep / "stl" / "seed1", tmp_path / "a")
     for name in (workdir.PER_CLASS, workdir.ENVIRONMENT, workdir.METRICS):

@@ -1,5 +1,6 @@
 """The data check: a good data set passes, and every problem is named by its own line."""
 
+import shutil
 import subprocess
 
 import numpy as np
@@ -166,6 +167,30 @@ def test_disparity_is_no_distance_and_other_tasks_have_two_values(rooms):
     edges = tuple(task for task in tasks_for("pascal_context") if task.name == "edge")
     lines = problems_of(planted(rooms, lambda _, room: {"edge": room["semseg"]}), edges)
     assert any("there are 2 classes: 0 to 1" in line for line in lines)
+
+
+def test_colours_may_leave_their_range_by_rounding(rooms):
+    def scaled(highest):
+        return planted(rooms, lambda _, room: {"image": np.float32(highest / 255) * room["image"]})
+
+    assert problems_of(scaled(1.0000002)) == []
+    lines = problems_of(scaled(1.1))
+    assert lines and all("image: values lie between " in line for line in lines)
+
+
+def test_labels_that_are_there_are_checked_and_others_need_not_be(folder, tmp_path, capsys):
+    root = shutil.copytree(folder, tmp_path / "nyuv2")
+    for split in COUNTS:
+        shutil.rmtree(root / split / "normal")
+    config = default_config()
+    config.data.update(data_config(tmp_path, dataset="nyuv2", manual_dir=str(root)))
+    config.data.image_size, config.tasks = SIZE, ("semseg",)
+    check.check(config, tmp_path / "figures", 1, ["train=6", "val=3"])
+    shown = capsys.readouterr().out
+    assert "  semseg " in shown and "  depth " in shown and "  normals " not in shown
+    config.tasks = ("semseg", "normals")
+    with pytest.raises(UserError, match="train/normal is missing"):
+        check.check(config, tmp_path / "figures", 1)
 
 
 def test_images_of_any_size_fit_into_one_figure():

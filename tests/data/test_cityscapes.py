@@ -131,6 +131,48 @@ def test_labels_ignored_as_255_are_read_too(roots, tmp_path):
     assert np.array_equal(example["semseg"][..., 0], street(0, SIZE)["train_ids"])
 
 
+def test_only_the_trained_tasks_need_their_files(roots, layout, tmp_path):
+    root = roots / layout
+    config, all_tasks = config_of(root, tmp_path), tasks_for("cityscapes")
+    expected = pipeline.load(pipeline.prepare(config), "train")[1]
+    complete = pipeline.prepare(config, all_tasks[:1]).data_dir
+    assert complete == pipeline.prepare(config, all_tasks).data_dir
+    for split in ("train", "val"):
+        shutil.rmtree(root / (f"disparity/{split}" if layout == "official" else f"{split}/depth"))
+    builder = pipeline.prepare(config, all_tasks[:1])
+    assert builder.data_dir != complete
+    example = pipeline.load(builder, "train")[1]
+    assert set(example) == {"image", "semseg", "image_id"}
+    for field in ("image", "semseg"):
+        assert np.array_equal(example[field], expected[field])
+    for tasks in (all_tasks, all_tasks[1:]):
+        with pytest.raises(UserError, match=r"(disparity|depth).* is missing"):
+            pipeline.prepare(config, tasks)
+
+
+def test_hidden_files_are_no_data(roots, layout, tmp_path):
+    root = roots / layout
+
+    def name():
+        tasks = tasks_for("cityscapes")
+        return cityscapes.builder(config_of(root, tmp_path), tasks).builder_config.name
+
+    before = name()
+    for folder in [path for path in root.rglob("*") if path.is_dir()]:
+        for path in list(folder.iterdir()):
+            (folder / f"._{path.name}").write_bytes(b"Mac OS X")
+    assert name() == before
+
+
+def test_unknown_disparities_may_be_nan_and_rounding_is_clipped(roots, tmp_path):
+    path = roots / "mtan" / "train" / "depth" / "0.npy"
+    depth = np.load(path)
+    depth[0, :3, 0] = np.nan, 1.0000001, -0.0000001
+    np.save(path, depth)
+    example = pipeline.load(pipeline.prepare(config_of(roots / "mtan", tmp_path)), "train")[0]
+    assert example["depth"][0, :3, 0].tolist() == [0, 1, 0]
+
+
 def test_other_counts_are_a_warning(pristine, layout, tmp_path, caplog):
     root = pristine / layout
     with caplog.at_level("WARNING", logger="absl"):
@@ -143,7 +185,9 @@ def test_other_settings_or_files_are_other_data_sets(roots, layout, tmp_path):
     root = roots / layout
 
     def name(**changes):
-        return cityscapes.builder(config_of(root, tmp_path, **changes)).builder_config.name
+        data = config_of(root, tmp_path, **changes)
+        tasks = tasks_for("cityscapes", classes=data.classes)
+        return cityscapes.builder(data, tasks).builder_config.name
 
     names = [name(), name(classes=7)]
     if layout == "official":

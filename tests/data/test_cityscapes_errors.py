@@ -43,15 +43,19 @@ def roots(pristine, tmp_path):
 OFFICIAL_ERRORS = {
     "8-bit disparity": ("depth", np.zeros(FULL, np.uint8), r"format L .* 16 bits \(I;16\)"),
     "colour disparity": ("depth", np.zeros((*FULL, 3), np.uint8), "format RGB .* 16 bits"),
-    "small disparity": ("depth", np.zeros((32, 64), np.uint16), "has 32x64 pixels .* 64x128"),
-    "small labels": ("semseg", np.zeros((32, 64), np.uint8), "has 32x64 pixels .* 64x128"),
+    "small disparity": ("depth", np.zeros((32, 64), np.uint16), r"size \(32, 64\) .* \(64, 128\)"),
+    "small labels": ("semseg", np.zeros((32, 64), np.uint8), r"size \(32, 64\) .* \(64, 128\)"),
     "16-bit labels": ("semseg", np.zeros(FULL, np.uint16), r"format I;16 .* 8 bits \(L\)"),
     "colour labels": ("semseg", np.zeros((*FULL, 3), np.uint8), "format RGB"),
     "id 34": ("semseg", np.full(FULL, 34, np.uint8), r"0 and 33, .* at \(0, 0\) is 34"),
     "train ids": ("semseg", np.full(FULL, 255, np.uint8), "is 255"),
     "grey image": ("image", np.zeros(FULL, np.uint8), r"format L .* \(RGB\)"),
     "image with alpha": ("image", np.zeros((*FULL, 4), np.uint8), "format RGBA"),
-    "small image": ("image", np.zeros((32, 64, 3), np.uint8), "has 64x128 .* image.* has 32x64"),
+    "small image": (
+        "image",
+        np.zeros((32, 64, 3), np.uint8),
+        r"size \(64, 128\) .* image.* \(32, 64\)",
+    ),
 }
 
 
@@ -103,7 +107,7 @@ MTAN_ERRORS = {
     "disparity 2": ("depth", LABEL[..., None] + 2, "between 0 and 1 .* is 2"),
     "negative disparity": ("depth", LABEL[..., None] - 1, "between 0 and 1 .* is -1"),
     "raw codes": ("depth", np.full((*SIZE, 1), 7000, np.uint16), "type uint16"),
-    "NaN": ("depth", LABEL[..., None] + np.nan, "finite"),
+    "infinite": ("depth", LABEL[..., None] + np.inf, "finite"),
     "image up to 255": ("image", np.full((*SIZE, 3), 255.0), "between 0 and 1, .* is 255"),
     "another shape": ("image", np.zeros((3, *SIZE)), r"\(3, 32, 64\) .* \(32, 64, 3\)"),
 }

@@ -1,5 +1,6 @@
 """NYUv2 in MTAN's layout: read exactly; an error is one sentence that names the file."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import pytest
 
 from emanet_jax.data import nyuv2, pipeline
 from emanet_jax.errors import UserError
+from emanet_jax.tasks import tasks_for
 from tests.data.layouts import write_mtan
 from tests.data.settings import SIZE, data_config
 
@@ -41,7 +43,7 @@ def test_examples_are_the_files_in_natural_order(tmp_path, dtype, label_dtype):
             f"{split}/{i}" for i in range(count)
         ]
         for i in (0, count - 1):
-            raw = {f: np.load(root / split / f / f"{i}.npy") for f in nyuv2.MTAN_FIELDS}
+            raw = {f: np.load(root / split / f / f"{i}.npy") for f in nyuv2.MTAN_FOLDERS.values()}
             example = source[i]
             assert example["image"].dtype == np.float32
             assert np.array_equal(example["image"], raw["image"].astype(np.float32))
@@ -81,8 +83,9 @@ def test_other_counts_than_nyus_are_a_warning(root, tmp_path, caplog):
     assert f"{root}: split 'train' of nyuv2 has 12 images; officially there are 795" in caplog.text
 
 
-def _name(root, tmp_path) -> str:
-    return nyuv2.builder(config_of(root, tmp_path)).builder_config.name
+def _name(root, tmp_path, *names) -> str:
+    tasks = tasks_for("nyuv2", names or None)
+    return nyuv2.builder(config_of(root, tmp_path), tasks).builder_config.name
 
 
 def test_changed_or_other_folders_are_other_data_sets(root, pristine, tmp_path):
@@ -95,7 +98,7 @@ def test_changed_or_other_folders_are_other_data_sets(root, pristine, tmp_path):
     names.append(_name(root, tmp_path))
     os.utime(path, ns=(0, 0))
     names.append(_name(root, tmp_path))
-    for field in nyuv2.MTAN_FIELDS:
+    for field in nyuv2.MTAN_FOLDERS.values():
         (root / "val" / field / "1.npy").unlink()
     names.append(_name(root, tmp_path))
     assert len(set(names)) == len(names)
@@ -107,6 +110,72 @@ def test_a_changed_folder_is_built_anew(root, tmp_path):
     np.save(path, np.load(path) * 2)
     second = pipeline.load(pipeline.prepare(config_of(root, tmp_path)), "train")[3]["depth"]
     assert np.array_equal(second, 2 * first)
+
+
+def test_all_files_are_one_data_set_whatever_is_trained(root, tmp_path):
+    """Its name is of the folder and of all files, example by example."""
+    digest = hashlib.sha256(str(root).encode())
+    for split, count in (("train", 12), ("val", 2)):
+        for i in range(count):
+            for field in ("image", "label", "depth", "normal"):
+                name = f"{split}/{field}/{i}.npy"
+                state = (root / name).stat()
+                digest.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    assert _name(root, tmp_path) == f"mtan_{digest.hexdigest()[:12]}"
+    assert _name(root, tmp_path, "depth") == _name(root, tmp_path)
+
+
+def test_only_the_trained_tasks_need_their_files(root, tmp_path):
+    (root / "val" / "normal" / "1.npy").unlink()  # one file alone: its task cannot be trained
+    shutil.rmtree(root / "train" / "depth")
+    config = config_of(root, tmp_path)
+    builder = pipeline.prepare(config, tasks_for("nyuv2", ["semseg"]))
+    assert builder.builder_config.name.startswith("mtan_semseg_")
+    example = pipeline.load(builder, "val")[1]
+    assert set(example) == {"image", "semseg", "image_id"}
+    assert np.array_equal(example["image"], np.load(root / "val" / "image" / "1.npy"))
+    with pytest.raises(UserError, match="train/depth is missing"):
+        pipeline.prepare(config)
+    with pytest.raises(UserError, match=r"val/normal/1\.npy is missing"):
+        pipeline.prepare(config, tasks_for("nyuv2", ["semseg", "normals"]))
+
+
+def test_records_of_fewer_tasks_are_not_taken_for_those_of_more(root, tmp_path):
+    config, aside = config_of(root, tmp_path), tmp_path / "aside"
+    for split in ("train", "val"):
+        (root / split / "normal").rename(aside.with_suffix(f".{split}"))
+    fewer = pipeline.prepare(config, tasks_for("nyuv2", ["depth"]))
+    assert {"semseg", "depth"} <= set(fewer.info.features)
+    for split in ("train", "val"):
+        aside.with_suffix(f".{split}").rename(root / split / "normal")
+    for names in (["depth"], None, ["normals"]):
+        builder = pipeline.prepare(config, tasks_for("nyuv2", names))
+        assert set(pipeline.load(builder, "train")[0]) >= {"semseg", "depth", "normals"}
+    assert builder.data_dir != fewer.data_dir
+
+
+def test_hidden_files_are_no_data(root, tmp_path):
+    name = _name(root, tmp_path)
+    for field in nyuv2.MTAN_FOLDERS.values():
+        for hidden in ("._0.npy", ".DS_Store", "Thumbs.db"):
+            (root / "train" / field / hidden).write_bytes(b"Mac OS X")
+    assert _name(root, tmp_path) == name
+
+
+def test_rounding_is_clipped_and_nan_and_255_are_unknown(root, tmp_path):
+    def change(field, dtype, *values):
+        path = root / "train" / field / "0.npy"
+        array = np.load(path).astype(dtype)
+        array[0, : len(values)] = np.reshape(values, (-1, *[1] * (array.ndim - 2)))
+        np.save(path, array)
+
+    change("image", np.float32, 1.0000001, -0.0000001)
+    change("label", np.uint8, 255, 3)
+    change("depth", np.float64, np.nan, -1e-7, 2)
+    example = pipeline.load(pipeline.prepare(config_of(root, tmp_path)), "train")[0]
+    assert (example["image"][0, 0] == 1).all() and (example["image"][0, 1] == 0).all()
+    assert example["semseg"][0, :2, 0].tolist() == [255, 3]
+    assert example["depth"][0, :3, 0].tolist() == [0, 0, 2]
 
 
 # Errors of one file: the content saved in its place, and words of the message.
@@ -128,10 +197,10 @@ FILE_ERRORS = {
     "half precision": ("depth", LABEL[..., None].astype(np.float16), "type float16"),
     "text": ("label", np.full(SIZE, "a"), "type <U1 .* integer"),
     "booleans": ("label", np.zeros(SIZE, bool), "type bool"),
-    "class 13": ("label", _with(LABEL, 13), r"classes must be .* 12, but .* \(3, 5\) is 13"),
+    "class 13": ("label", _with(LABEL, 13), r"whole, 0 to 12 or .*, but .* \(3, 5\) is 13"),
     "class -2": ("label", _with(LABEL, -2), "is -2"),
     "class 1.5": ("label", _with(LABEL, 1.5), "is 1.5"),
-    "class 255": ("label", np.full(SIZE, 255, np.uint8), "is 255"),
+    "class 254": ("label", np.full(SIZE, 254, np.uint8), "is 254"),
     "NaN label": ("label", _with(LABEL, np.nan), r"finite, .* \(3, 5\) is nan"),
     "NaN image": ("image", _with(IMAGE, np.nan), r"finite, .* \(3, 5, 0\) is nan"),
     "infinite depth": ("depth", _with(LABEL[..., None], np.inf), "finite, .* is inf"),
@@ -139,7 +208,8 @@ FILE_ERRORS = {
     "negative depth": ("depth", _with(LABEL[..., None], -1), "at least 0 .* is -1"),
     "NaN normal": ("normal", _with(IMAGE, np.nan), "finite"),
     "long normal": ("normal", _with(IMAGE, 1.5), "between -1 and 1, .* is 1.5"),
-    "image up to 255": ("image", IMAGE * 510, "between 0 and 1, .* is 255"),
+    "image up to 255": ("image", IMAGE * 510, r"between 0 and 1, .* is 255\."),
+    "image up to 1.002": ("image", _with(IMAGE, 1.002), r"between 0 and 1, .* is 1\.002\."),
     "negative image": ("image", _with(IMAGE, -0.1), "between 0 and 1, .* is -0.1"),
 }
 

@@ -98,7 +98,7 @@ def test_forty_classes(tmp_path):
 
 def test_the_whole_file_has_the_official_split(path, tmp_path, monkeypatch):
     monkeypatch.setattr(nyuv2, "check_labeled", lambda *_: 1449)
-    builder = nyuv2.builder(config_of(path, tmp_path))
+    builder = nyuv2.builder(config_of(path, tmp_path), tasks_for("nyuv2"))
     assert builder.builder_config.counts == {"train": 795, "val": 654}
 
 
@@ -111,7 +111,9 @@ def test_a_part_of_the_file_is_a_warning(path, tmp_path, caplog):
 
 def test_other_files_and_settings_are_other_data_sets(path, tmp_path):
     def name(place=path, **changes):
-        return nyuv2.builder(config_of(place, tmp_path, **changes)).builder_config.name
+        data = config_of(place, tmp_path, **changes)
+        tasks = tasks_for("nyuv2", classes=data.classes)
+        return nyuv2.builder(data, tasks).builder_config.name
 
     names = [name()]
     assert names[0].startswith("labeled13_32x64_")
@@ -134,9 +136,29 @@ def _change(path, field, value, dtype=None):
             file[field] = value(values).astype(dtype)
 
 
+def test_only_the_trained_tasks_need_their_arrays(path, pristine, tmp_path):
+    with h5py.File(path, "r+") as file:
+        del file["rawDepths"]
+    config = config_of(path, tmp_path)
+    builder = pipeline.prepare(config, tasks_for("nyuv2", ["semseg"]))
+    assert builder.builder_config.name.startswith("labeled13_32x64_semseg-depth_")
+    example = pipeline.load(builder, "train")[0]
+    assert set(example) == {"image", "semseg", "depth", "image_id"}
+    assert np.array_equal(example["depth"][..., 0], pristine[1]["depths"][2])
+    with pytest.raises(UserError, match="holds no array 'rawDepths'"):
+        pipeline.prepare(config, tasks_for("nyuv2", ["normals"]))
+
+
+@pytest.mark.parametrize("field", ["depths", "rawDepths"])
+def test_nan_is_an_unknown_depth(path, tmp_path, field):
+    _change(path, field, np.nan)
+    example = pipeline.load(pipeline.prepare(config_of(path, tmp_path)), "train")[8]
+    assert (example["depth"][2, 3, 0] == 0) == (field == "depths")
+    assert not example["normals"][2, 3].any()
+
+
 VALUE_ERRORS = {
     "label 895": ("labels", 895, r"'labels' of frame 12 must be at most 894, .* \(2, 3\) is 895"),
-    "NaN depth": ("depths", np.nan, r"'depths' of frame 12 must be finite .* is nan"),
     "negative depth": ("depths", -1.0, r"finite and at least 0 \(metres\), .* is -1"),
     "infinite raw depth": ("rawDepths", np.inf, r"'rawDepths' of frame 12 .* is inf"),
 }

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from emanet_jax.data import pascal_context, pipeline
+from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 from tests.conftest import ROOT
 from tests.data.layouts_pascal import (
@@ -201,6 +202,49 @@ def test_persons_of_many_kinds(tmp_path):
     assert set(np.unique(pascal_context.human_parts(path, size))) == {0, 2}
 
 
+NEEDED = {
+    "semseg": ("semseg",),
+    "normals": ("normals", "edge"),
+    "saliency": ("saliency",),
+    "edge": ("edge",),
+    "human_parts": ("human_parts",),
+}
+
+
+@pytest.mark.parametrize("trained", NEEDED)
+def test_only_the_trained_task_needs_its_files(root, sources, tmp_path, trained):
+    for field in set(NEEDED) - set(NEEDED[trained]):
+        paths_of(root, "train", 1)[field].unlink()
+    config = config_of(root, tmp_path)
+    example = pipeline.load(
+        pipeline.prepare(config, tasks_for("pascal_context", [trained])), "train"
+    )[0]
+    assert set(example) == {"image", "image_id", *NEEDED[trained]}
+    for field in NEEDED[trained]:
+        assert np.array_equal(example[field], sources["train"][0][field])
+    for field in NEEDED[trained]:
+        path = paths_of(root, "val", 2)[field]
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(UserError, match=f"{path} cannot be read"):
+            pipeline.prepare(config, tasks_for("pascal_context", [trained]))
+        path.write_bytes(content)
+
+
+def test_a_photo_is_turned_as_its_exif_data_say(root, tmp_path):
+    """Labels must be drawn on the photo as it is shown."""
+    path = paths_of(root, "train", 0)["image"]
+    turned, orientation = Image.open(path).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    orientation[0x0112] = 6  # turn it back
+    turned.save(path, quality=95, exif=orientation)
+    example = pipeline.load(pipeline.prepare(config_of(root, tmp_path)), "train")[0]
+    assert np.abs(example["image"] - scene("train", 0)["image"].astype(int)).mean() < 9
+    orientation[0x0112] = 1
+    turned.save(path, exif=orientation)
+    with pytest.raises(UserError, match=r"size \(48, 64\) .*jpg, is of the size \(64, 48\)"):
+        pipeline.prepare(config_of(root, tmp_path))
+
+
 def test_axes_of_normals_can_be_turned_round(pristine, sources, tmp_path):
     builder = pipeline.prepare(config_of(pristine, tmp_path, negate_normals="yz"))
     turned = pipeline.load(builder, "train")[0]["normals"]
@@ -215,7 +259,8 @@ def test_other_counts_are_a_warning(pristine, tmp_path, caplog):
 
 def test_other_files_are_another_data_set(root, tmp_path):
     def name(**changes):
-        return pascal_context.builder(config_of(root, tmp_path, **changes)).builder_config.name
+        data = config_of(root, tmp_path, **changes)
+        return pascal_context.builder(data, tasks_for("pascal_context")).builder_config.name
 
     names = [name(), name(negate_normals="x")]
     assert name(image_size=(128, 128)) == names[0]

@@ -61,7 +61,7 @@ def test_a_built_data_set_is_used_again(built):
 )
 def test_other_settings_are_another_data_set(tmp_path, change):
     builders = [
-        spec_of(config.dataset).make_builder(config)
+        spec_of(config.dataset).make_builder(config, tasks.tasks_for("synthrooms"))
         for config in (data_config(tmp_path), data_config(tmp_path, **change))
     ]
     assert builders[0].data_dir != builders[1].data_dir
@@ -252,7 +252,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_builder_has_the_name_of_its_data_set(tmp_path, monkeypatch):
-    spec = DatasetSpec("something", ANY_TASKS, lambda data: any_builder(data.data_dir))
+    spec = DatasetSpec("something", ANY_TASKS, lambda data, _: any_builder(data.data_dir))
     monkeypatch.setitem(DATASETS, "something", spec)
     with pytest.raises(UserError, match="'something' is named 'anything'"):
         pipeline.prepare(data_config(tmp_path, dataset="something"))

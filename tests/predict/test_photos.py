@@ -103,6 +103,20 @@ def test_what_is_no_picture_is_one_sentence(content, words, tmp_path, monkeypatc
     assert "\n" not in str(found.value) and str(found.value).count("bad.jpg") == 1
 
 
+def test_photos_whose_exif_data_cannot_be_written_back_are_turned_all_the_same(tmp_path):
+    """A whole number that is stored as the fraction 0 / 0; the tag before it says: turn."""
+    entries = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x02\x13\0\x05\0\0\0\x01\0\0\0\x22"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + entries + bytes(12)
+    Image.fromarray(np.full((16, 24, 3), 99, np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    assert photos.read(tmp_path / "a.jpg").shape == (24, 16, 3)
+
+
+def test_numbers_up_to_rounding_outside_are_grey(tmp_path):
+    floats = np.array([[-0.0000001, 0.5], [1, 1.0000001]], np.float32)
+    Image.fromarray(floats).save(tmp_path / "a.tif")
+    assert photos.read(tmp_path / "a.tif")[..., 0].tolist() == [[0, 128], [255, 255]]
+
+
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"gone\.png cannot be read as a picture: No such file"):
         photos.read(tmp_path / "gone.png")
@@ -123,6 +137,11 @@ def test_files_folders_and_globs(tmp_path):
     assert find("{}/**/*.t*") == ["inner/e.tif", "notes.txt"]
     assert find("{0}/a.png,{0}/inner", "{0}/*.png") == ["a.png", "inner/e.tif"]
     assert find("{}/c,d[1].webp") == ["c,d[1].webp"]
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "inner/._e.tif"):
+        (tmp_path / name).write_bytes(b"")
+    assert find("{}") == ["a.png", "b.JPG", "c,d[1].webp"]
+    assert find("{}/*") == ["a.png", "b.JPG", "c,d[1].webp", "notes.txt"]
+    assert find("{}/**/*.tif") == ["inner/e.tif"]
     for value in ("{}/*.gif", "{}/a.png,", "{}/nowhere", "", "\0"):
         with pytest.raises(UserError, match="stands for no picture"):
             find(value)

@@ -110,11 +110,14 @@ TOYS = {"duck": (255, 255, 0), "ball": (255, 0, 0)}
 
 @pytest.mark.usefixtures("own_registry")
 def test_a_data_set_is_registered_from_outside(tmp_path):
-    spec = DatasetSpec("toys", (semseg(TOYS), depth()), builder=lambda data: data.seed)
+    spec = DatasetSpec(
+        "toys", (semseg(TOYS), depth()), builder=lambda data, tasks: (data.seed, tasks)
+    )
     emanet_jax.register_dataset(spec)
     assert [task.name for task in tasks_for("toys")] == ["semseg", "depth"]
     assert tasks_for("toys", ["semseg"])[0].class_names == ("duck", "ball")
-    assert registry.spec_of("toys").make_builder(ml_collections.ConfigDict({"seed": 3})) == 3
+    trained, data = tasks_for("toys", ["depth"]), ml_collections.ConfigDict({"seed": 3})
+    assert registry.spec_of("toys").make_builder(data, trained) == (3, trained)
     emanet_jax.register_dataset(dataclasses.replace(spec, tasks=spec.tasks[:1]))  # replaces it
     assert [task.name for task in tasks_for("toys")] == ["semseg"]
     with pytest.raises(UserError, match="data set 'nyuv2' is one of this package's own"):

@@ -115,6 +115,16 @@ def test_a_damaged_checkpoint_is_not_restored(run):
         checkpoints.restore(2, state(0))
 
 
+def test_files_that_systems_hide_are_no_damage(run):
+    folder = files(run, 3)[0]
+    for path in (folder.with_name("._3"), folder / "._state", folder / "state" / ".DS_Store"):
+        path.write_bytes(b"Mac OS X")
+    with opened(run) as checkpoints:
+        assert not checkpoints.set_damaged_aside()
+        restored = checkpoints.restore(3, state(0))
+    np.testing.assert_array_equal(restored["weights"], state(3)["weights"])
+
+
 def test_without_sums_a_checkpoint_counts_as_damaged(run):
     (files(run, 3)[0] / SUMS).unlink()
     with opened(run) as checkpoints:
