@@ -14,6 +14,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.errors import UserError
 from emanet_jax.training import workdir
 
@@ -27,7 +28,7 @@ def record(
     """Adds this start, at `step` of `total_steps`, to the list in the run's environment.json."""
     path, starts = directory / workdir.ENVIRONMENT, read(directory)
     starts.append({"step": step, "total_steps": total_steps, **describe(config)})
-    workdir.write(path, json.dumps(starts, indent=2) + "\n")
+    workdir.write(path, strict_json.dumps(starts, indent=2) + "\n")
 
 
 def read(directory: epath.Path) -> list[dict[str, Any]]:
