@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import ml_collections
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.errors import UserError
 
 
@@ -220,7 +221,9 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep_best": _COUNT,
     "optimizer.learning_rate": Rule("positive and finite", lambda x: 0 < x < math.inf),
     "optimizer.l2": _WEIGHT,
-    "optimizer.clip_norm": Rule("positive and finite, or None", lambda x: x is None or x > 0),
+    "optimizer.clip_norm": Rule(
+        "positive and finite, or None", lambda x: x is None or 0 < x < math.inf
+    ),
 }
 
 _TYPES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -244,6 +247,19 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name, weight in config["task_weights"].items():
         _check(f"task_weights.{name}", weight, Rule("a number", _is_number))
         _check(f"task_weights.{name}", weight, _WEIGHT)
+    _check_finite("config", config)
+
+
+def _check_finite(name: str, value: Any) -> None:
+    """Refuses NaN and infinities, which config.json has no words for, at any depth."""
+    if hasattr(value, "items"):
+        for key, x in value.items():
+            _check_finite(f"{name}.{key}", x)
+    elif isinstance(value, (tuple, list)):
+        for x in value:
+            _check_finite(name, x)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; it must be finite.")
 
 
 def _check(key: str, value: Any, rule: Rule) -> None:
@@ -290,7 +306,7 @@ def _of_type(default: Any) -> Rule:
 
 def to_json(config: ml_collections.ConfigDict) -> str:
     """The whole config as JSON text, the content of a run's config.json."""
-    return json.dumps(json.loads(config.to_json()), indent=2) + "\n"
+    return strict_json.dumps(json.loads(config.to_json()), indent=2) + "\n"
 
 
 def read_config(path: epath.Path, where: str) -> ml_collections.ConfigDict:

@@ -84,7 +84,8 @@ class Task:
         zoom: label values (h, w, k) after the image was enlarged by a factor.
         nearest: resample by nearest neighbour; otherwise bilinear.
         class_names: of a classification task, in the order of ids.
-        limit: of a quantity, the value that ends its colours; None: classes or vectors.
+        limit: of a quantity, the value that ends its colours; None: classes or vectors. A quantity
+            whose label is of whole numbers is a probability, otherwise it is a measurement.
         unit: of a quantity, as "m".
     """
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "emanet_jax"
 
 # From the ground up; a folder or a module imports only those above it in this list, and itself.
 ORDER = (
-    ("errors", "locks", "ops", "camera"),
+    ("errors", "locks", "ops", "camera", "strict_json"),
     ("types",),
     ("config",),
     ("cli",),

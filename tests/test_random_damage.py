@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.compare import runs
 from emanet_jax.config import read_config
 from emanet_jax.data import files, nyuv2, pascal_context
@@ -76,7 +77,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.safetensors": read_state_dict,
     workdir.CONFIG: lambda path: read_config(path, str(path)),
     workdir.METRICS: lambda path: writers.read_scalars(epath.Path(path)),
-    workdir.RESULTS: lambda path: runs.read_evaluation(epath.Path(path), runs.numbers),
+    workdir.RESULTS: lambda path: runs.read_evaluation(epath.Path(path), strict_json.numbers),
     workdir.PER_CLASS: lambda path: runs.read_evaluation(epath.Path(path), runs.numbers_by_class),
     workdir.ENVIRONMENT: lambda path: environment.read(epath.Path(path).parent),
 }

@@ -5,8 +5,9 @@
 
 A folder of --workdirs may be a run or hold runs. Runs that differ in their seeds alone make one
 row, with mean and standard deviation. delta_m is taken against the network stl, or --reference.
-The folder of --output gets report.html (nothing else is needed to read it), report.md, report.tex
-(tables for the package booktabs) and report.json.
+Numbers are of each run's last evaluation; pictures of its latest checkpoint, which they belong to,
+or with --checkpoint=best of its best. The folder of --output gets report.html (nothing else is
+needed to read it), report.md, report.tex (tables for the package booktabs) and report.json.
 """
 
 from absl import flags
@@ -17,13 +18,20 @@ _WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs, or folders that hold runs
 _OUTPUT = cli.define_path("output", "Folder of the report.")
 _REFERENCE = flags.DEFINE_string("reference", None, "Workdir of the run that delta_m is against.")
 _IMAGES = flags.DEFINE_integer("images", 4, "Images with predictions; 0 needs no data.")
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "latest", ["best", "latest"], "Which checkpoint of the runs predicts them."
+)
 
 
 def _command() -> None:
     # Imported here, so that flags are checked and --help answers before the libraries load.
     from emanet_jax.compare import report
 
-    report.write(_WORKDIRS.value, _OUTPUT.value, _REFERENCE.value, _IMAGES.value)
+    report.write(
+        *(_WORKDIRS.value, _OUTPUT.value, _REFERENCE.value),
+        images=_IMAGES.value,
+        checkpoint=_CHECKPOINT.value,
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import base64
 import io
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib
@@ -17,6 +17,7 @@ from emanet_jax import inference
 from emanet_jax.compare.runs import Group
 from emanet_jax.compare.tables import title_of
 from emanet_jax.data import pipeline
+from emanet_jax.tasks import figures
 from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+_KEY_WIDTH = 320  # pixels
 _SMALL = 256 * 256  # pixels of a picture up to which it is kept without loss: it will be enlarged
 
 Example = tuple[str, dict[str, list[str]]]  # an image; {task: its label and the predictions}
@@ -97,14 +99,15 @@ def _draw(curves: Sequence[pd.DataFrame]) -> str:
 
 
 def examples(
-    groups: Sequence[Group], tasks: Sequence[Task], count: int
+    groups: Sequence[Group], tasks: Sequence[Task], count: int, checkpoint: str
 ) -> tuple[list[Example], list[int]]:
     """The first images of the evaluation split with each group's predictions of its first seed.
 
     Args:
-        groups: whose networks predict, from their latest checkpoints.
+        groups: whose networks predict.
         tasks: to show.
         count: of the images.
+        checkpoint: whose weights predict, "best" or "latest" of a run.
 
     Returns:
         The images, and the step of each group's checkpoint.
@@ -125,7 +128,7 @@ def examples(
     maps, steps = [batch["labels"]], []
     for group in groups:
         _LOG.info("%s: pictures", group.label)
-        trained = inference.load(group.runs[0].directory, "latest")
+        trained = inference.load(group.runs[0].directory, checkpoint)
         maps.append(jax.device_get(inference.predictor(trained)(batch["image"])))
         steps.append(int(trained.checkpoint.name))
 
@@ -138,6 +141,31 @@ def examples(
         for i in range(count)
     ]
     return found, steps
+
+
+class Key(NamedTuple):
+    """What a task's colours mean: {class: CSS colour}, or a picture of a bar or a ball."""
+
+    classes: dict[str, str]
+    picture: str
+
+
+def keys(tasks: Sequence[Task]) -> dict[str, Key]:
+    """{task: the key of its colours in `examples`}."""
+    return {task.name: _key(task) for task in tasks}
+
+
+def _key(task: Task) -> Key:
+    if task.class_names:
+        ids = np.arange(len(task.class_names))[None, :, None]
+        rows = figures.colours(task, ids)[0].tolist()
+        css = [f"rgb{tuple(row)}" for row in rows]
+        return Key(dict(zip(task.class_names, css, strict=True)), "")
+    if task.limit is not None:
+        picture = figures.bar(task, (0.0, task.limit), _KEY_WIDTH)
+    else:
+        picture = figures.ball(task, _KEY_WIDTH)
+    return Key({}, _webp(np.asarray(picture), exact=True))
 
 
 def _webp(picture: np.ndarray, exact: bool) -> str:

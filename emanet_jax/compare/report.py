@@ -1,6 +1,5 @@
 """The report of some runs: read them, compare them, write the page and the tables."""
 
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import jinja2
 import pandas as pd
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.compare import pictures, runs, tables
 from emanet_jax.compare.runs import Group
 from emanet_jax.errors import UserError
@@ -21,7 +21,14 @@ _LOG = logging.getLogger(__name__)
 _PIXELATED = 256  # pixels of a picture's width below which it is enlarged without blur
 
 
-def write(places: Sequence[str], output: str, reference: str | None, images: int) -> None:
+def write(
+    places: Sequence[str],
+    output: str,
+    reference: str | None,
+    *,
+    images: int,
+    checkpoint: str = "latest",
+) -> None:
     """Writes the report of the runs in some folders: report.html, .md, .tex and .json.
 
     Args:
@@ -29,6 +36,7 @@ def write(places: Sequence[str], output: str, reference: str | None, images: int
         output: folder of the report.
         reference: workdir of a run that delta_m is taken against; None: the single-task run.
         images: how many to show predictions of; with 0 no data is read.
+        checkpoint: that predicts them, "best" or "latest" of each run.
 
     Raises:
         UserError: the runs cannot be read or compared, or the report not be written.
@@ -52,7 +60,10 @@ def write(places: Sequence[str], output: str, reference: str | None, images: int
         differing,
     ]
     facts = _facts(groups, tasks)
-    examples, steps = pictures.examples(groups, tasks, images) if images else ([], [])
+    examples: list[pictures.Example] = []
+    steps: list[int] = []
+    if images:
+        examples, steps = pictures.examples(groups, tasks, images, checkpoint)
     page = render(
         title=" · ".join(dict.fromkeys(group.config.model.name for group in groups)),
         facts=facts,
@@ -62,19 +73,19 @@ def write(places: Sequence[str], output: str, reference: str | None, images: int
         charts=pictures.charts(groups, tasks),
         examples=examples,
         pixelated=groups[0].config.data.image_size[1] < _PIXELATED,
-        predicted_by=_predicted_by(groups, steps),
+        keys=pictures.keys(tasks),
+        predicted_by=_predicted_by(groups, steps, checkpoint),
         settings=shared,
     )
     data = {
         "reference": against.label if against else None,
         "groups": [_data(*pair, values) for pair in zip(groups, costs, strict=True)],
     }
-    data = json.loads(json.dumps(data), parse_constant=lambda _: None)  # JSON has no NaN: null
     files = {
         "report.html": page,
         "report.md": "\n".join([f"{facts}\n", *(table.markdown() for table in shown)]),
         "report.tex": "\n".join(table.latex() for table in shown),
-        "report.json": json.dumps(data, indent=2) + "\n",
+        "report.json": strict_json.dumps(data, indent=2) + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,13 +129,16 @@ def _facts(groups: Sequence[Group], tasks: Sequence[Task]) -> str:
     )
 
 
-def _predicted_by(groups: Sequence[Group], steps: Sequence[int]) -> str:
+def _predicted_by(groups: Sequence[Group], steps: Sequence[int], checkpoint: str) -> str:
     """A sentence on the runs that the pictures are of."""
     made = [
         f"{group.label}: seed {group.config.seed}, step {step}"
         for group, step in zip(groups, steps, strict=False)
     ]
-    return f"Predictions are of each network's first seed, latest checkpoint ({'; '.join(made)})."
+    return (
+        f"Predictions are of each network's first seed, {checkpoint} checkpoint "
+        f"({'; '.join(made)})."
+    )
 
 
 def _data(group: Group, price: Cost, values: pd.DataFrame) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.config import flatten
 from emanet_jax.data.files import is_hidden
 from emanet_jax.errors import UserError
@@ -159,7 +160,7 @@ def read(directory: epath.Path) -> Run:
             f"{directory} has not been evaluated yet, so that there is no {workdir.RESULTS} in it: "
             "train it, or leave it out of --workdirs."
         )
-    step, results = read_evaluation(path, numbers)
+    step, results = read_evaluation(path, strict_json.numbers)
     path = directory / workdir.PER_CLASS
     _, per_class = read_evaluation(path, numbers_by_class) if path.exists() else (step, {})
     last = {"total_steps": None, "devices": None, "device": None}
@@ -194,14 +195,9 @@ def read_evaluation(
         ) from error
 
 
-def numbers(values: dict[str, float | None]) -> dict[str, float]:
-    """The values with NaN for null."""
-    return {name: math.nan if value is None else float(value) for name, value in values.items()}
-
-
 def numbers_by_class(values: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
     """The values by class with NaN for null."""
-    return {name: numbers(by_class) for name, by_class in values.items()}
+    return {name: strict_json.numbers(by_class) for name, by_class in values.items()}
 
 
 def check_comparable(runs: Sequence[Run]) -> tuple[Task, ...]:

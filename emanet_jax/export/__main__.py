@@ -4,8 +4,9 @@
     python -m emanet_jax.export --workdir=runs/nyuv2 --format=savedmodel --output=exported
 
 It takes images as cameras give them, RGB uint8 (batch, h, w, 3), and gives the maps that a person
-reads, by task in alphabetical order: class ids, metres, unit vectors, probabilities,
-(batch, h, w, k). The folder's metadata.json names tasks, units, classes and sizes.
+reads, by task: class ids, metres, unit vectors, probabilities, (batch, h, w, k). They stand in the
+run's order of tasks, the same in every format (a SavedModel's have names alone). The folder's
+metadata.json names tasks, units, classes, sizes and that order.
 
 stablehlo needs JAX alone to load (jax.export), savedmodel TensorFlow, onnx any ONNX runtime (opset
 18). What has been written is loaded back and compared with the network on random images; it stays

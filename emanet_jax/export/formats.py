@@ -1,5 +1,6 @@
 """The three formats: how a network is written to a folder, and how other programs load it."""
 
+import collections
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-Maps = Mapping[str, Any]  # {task: (b, h, w, k)}, in alphabetical order
+Maps = Mapping[str, Any]  # {task: (b, h, w, k)}
 
 
 class Network(NamedTuple):
@@ -18,6 +19,7 @@ class Network(NamedTuple):
 
     Attributes:
         predict: (variables, images (b, h, w, 3) uint8) to {task: (b, h, w, k)}.
+        tasks: their names, in the order in which the export gives their maps.
         variables: the network's, NumPy arrays.
         image_size: (h, w).
         batch: the number of images that it takes at a time; None: any number.
@@ -26,6 +28,7 @@ class Network(NamedTuple):
     """
 
     predict: Callable[[Any, jax.Array], dict[str, jax.Array]]
+    tasks: tuple[str, ...]
     variables: Any
     image_size: tuple[int, int]
     batch: int | None
@@ -37,9 +40,11 @@ class Network(NamedTuple):
         batch = export.symbolic_shape("batch")[0] if self.batch is None else self.batch
         return jax.ShapeDtypeStruct((batch, *self.image_size, 3), jnp.uint8)
 
-    def apply(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Predictions, with the variables as constants."""
-        return self.predict(self.variables, images)
+    def apply(self, images: jax.Array) -> "collections.OrderedDict[str, jax.Array]":
+        """Predictions in the order of `tasks`, with the variables as constants."""
+        maps = self.predict(self.variables, images)
+        # JAX gives the entries of a plain dict back in alphabetical order.
+        return collections.OrderedDict((name, maps[name]) for name in self.tasks)
 
 
 class Format(NamedTuple):
@@ -52,6 +57,7 @@ class Format(NamedTuple):
         packages: that `write` and `load` need beside those that every command needs.
         install: how to get them.
         on_xla: whether it is compiled for platforms.
+        ordered: whether its outputs have an order, beside their names.
     """
 
     write: Callable[[Network, Path], None]
@@ -60,6 +66,7 @@ class Format(NamedTuple):
     packages: tuple[str, ...] = ()
     install: str = ""
     on_xla: bool = True
+    ordered: bool = True
 
 
 STABLEHLO_FILE, ONNX_FILE = "model.jax_export", "model.onnx"
@@ -108,12 +115,7 @@ def _load_savedmodel(folder: Path) -> Callable[[np.ndarray], Maps]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder))  # its signature alone does not keep it alive
-
-    def predict(images: np.ndarray) -> Maps:
-        maps = loaded.signatures["serving_default"](image=tf.constant(images))
-        return dict(sorted(maps.items()))  # a SavedModel's outputs have names but no order
-
-    return predict
+    return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))
 
 
 def _write_onnx(network: Network, folder: Path) -> None:
@@ -126,7 +128,7 @@ def _write_onnx(network: Network, folder: Path) -> None:
         [spec],
         opset=ONNX_OPSET,
         input_names=["image"],
-        output_names=sorted(jax.eval_shape(network.apply, spec)),  # JAX's order of a dict
+        output_names=list(network.tasks),
     )
     model.doc_string = network.description
     (folder / ONNX_FILE).write_bytes(model.SerializeToString())
@@ -158,6 +160,7 @@ FORMATS = {
         "model.signatures['serving_default'](image=tf.constant(images))",
         packages=("tensorflow",),
         install="pip install tensorflow",
+        ordered=False,
     ),
     "onnx": Format(
         _write_onnx,

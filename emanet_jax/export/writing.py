@@ -2,7 +2,6 @@
 
 import functools
 import importlib.metadata
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax
 import jaxlib
 import numpy as np
 
-from emanet_jax import inference
+from emanet_jax import inference, strict_json
 from emanet_jax.errors import UserError
 from emanet_jax.export.formats import FORMATS, Maps, Network
 from emanet_jax.training import steps, workdir
@@ -39,6 +38,7 @@ def network_of(
             model=trained.model,
             tasks=trained.tasks,
         ),
+        tasks=tuple(task.name for task in trained.tasks),
         variables=trained.variables,
         image_size=tuple(config.data.image_size),
         batch=batch,
@@ -70,7 +70,8 @@ def write(
         The content of metadata.json.
 
     Raises:
-        UserError: something is there already, cannot be written, or gives other outputs.
+        UserError: something is there already, cannot be written, or gives other outputs or in
+            another order.
     """
     check_output(output, overwrite)
     chosen = FORMATS[format_name]
@@ -82,8 +83,13 @@ def write(
         actual = {name: np.asarray(x) for name, x in chosen.load(folder)(images).items()}
         expected = jax.device_get(inference.predictor(trained)(images))
         differences = compare(actual, expected, trained.config.precision)
+        if chosen.ordered and list(actual) != list(network.tasks):
+            raise UserError(
+                f"the export gives {', '.join(actual)}, which is another order than the run's, "
+                f"{', '.join(network.tasks)}."
+            )
         metadata = describe(network, trained, format_name, differences)
-        (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+        (folder / METADATA).write_text(strict_json.dumps(metadata, indent=2) + "\n")
     return metadata
 
 
@@ -97,15 +103,14 @@ def compare(actual: Maps, expected: Maps, precision: str) -> dict[str, float]:
 
     Args:
         actual: {task: (b, h, w, k)} of the export.
-        expected: the network's, in the order in which the export must give them.
+        expected: the network's.
         precision: of the network's computations, "float32" or "bfloat16".
 
     Raises:
-        UserError: more pixels differ than rounding makes, or tasks, their order, shapes or dtypes
-            differ.
+        UserError: more pixels differ than rounding makes, or tasks, shapes or dtypes differ.
     """
     kinds = [
-        [(name, x.shape, str(x.dtype)) for name, x in maps.items()] for maps in (actual, expected)
+        {name: (x.shape, str(x.dtype)) for name, x in maps.items()} for maps in (actual, expected)
     ]
     if kinds[0] != kinds[1]:
         raise UserError(f"the export gives {kinds[0]}, where the network gives {kinds[1]}.")
@@ -134,9 +139,10 @@ def describe(
     format_name: str,
     differences: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The content of metadata.json; its outputs stand in the order in which the export gives them.
+    """The content of metadata.json.
 
-    That is the alphabetical order of the tasks' names (a SavedModel has names alone).
+    Its "output_order" is the run's order of the tasks, in which StableHLO and ONNX give the maps
+    and in which its "outputs" stand; a SavedModel's outputs have names alone.
     """
     config, chosen = trained.config, FORMATS[format_name]
     tasks = {task.name: task for task in trained.tasks}
@@ -148,7 +154,7 @@ def describe(
             "classes": list(tasks[name].class_names),
             "largest_difference": differences[name],
         }
-        for name, x in sorted(jax.eval_shape(network.apply, network.image_spec()).items())
+        for name, x in jax.eval_shape(network.apply, network.image_spec()).items()
     }
     distributions = importlib.metadata.packages_distributions()
     return {
@@ -167,6 +173,7 @@ def describe(
             "range": [0, 255],
             "channels": "RGB",
         },
+        "output_order": list(outputs),
         "outputs": outputs,
         "platforms": list(network.platforms) if chosen.on_xla else [],
         "versions": {

@@ -6,13 +6,17 @@
 
 For photos/a.jpg it writes out/a.png, a figure with the photo and every task's map, and out/a.npz
 with the maps at the photo's size: class ids (h, w) as uint8, all else as float32, depth (h, w) in
-metres, normals (h, w, 3). Photos may have any sizes and formats: all are stretched to the size that
+metres, normals (h, w, 3), rounded to a part in 8192. --save=figure,npz,png,overlay adds plain maps,
+out/a_semseg.png (class ids, 8 bits) and out/a_depth.png (millimetres, 16 bits), and classes over
+the photo, out/a_semseg_overlay.png. In figures a depth map's colours run over its own range, which
+the bar below it shows. Photos may have any sizes and formats: all are stretched to the size that
 the network takes, so batches mix them, and its maps are brought back. --size=480x640 runs the
 network at another size, such as one nearer to the photos' shape. Files that cannot be read are
 named and left out, and the exit status is 1. Files of the same names in --output are replaced,
 nothing else.
 
-For a video it writes the figures alone, as out/NAME.mp4. Ctrl-C ends it early.
+For a video it writes the figures alone, as out/NAME.mp4; the range of a depth map's colours then
+follows what is seen within some seconds. Ctrl-C ends it early.
 """
 
 import logging
@@ -39,8 +43,10 @@ _SIZE = flags.DEFINE_string("size", None, "Size to run the network at, 288x384; 
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 8, "Images that go through the network together.", lower_bound=1, upper_bound=4096
 )
-_FIGURES = flags.DEFINE_bool("figures", True, "Write the .png files.")
-_ARRAYS = flags.DEFINE_bool("arrays", True, "Write the .npz files.")
+_SAVES = ("figure", "npz", "png", "overlay")
+_SAVE = flags.DEFINE_list(
+    "save", ["figure", "npz"], f"What to write of photos: some of {', '.join(_SAVES)}."
+)
 _EVERY = flags.DEFINE_integer("every", 1, "Take one of so many frames of a video.", lower_bound=1)
 _SECONDS = flags.DEFINE_integer("seconds", None, "Of a video to take; all.", lower_bound=1)
 
@@ -50,8 +56,10 @@ _LOG = logging.getLogger("emanet_jax.predict")
 def _command() -> int:
     if bool(_IMAGES.value) == (_VIDEO.value is not None):
         raise UserError("give either --images, such as --images='photos/*.jpg', or --video.")
-    if _IMAGES.value and not (_FIGURES.value or _ARRAYS.value):
-        raise UserError("--nofigures and --noarrays together leave nothing to write.")
+    if not _SAVE.value or set(_SAVE.value) - set(_SAVES):
+        raise UserError(f"--save={','.join(_SAVE.value)} must be some of {', '.join(_SAVES)}.")
+    if _VIDEO.value is not None and _SAVE.present:
+        raise UserError("--save is for photos, a --video becomes figures; leave it out.")
     size = None if _SIZE.value is None else cli.image_size("size", _SIZE.value)
     output = Path(_OUTPUT.value).expanduser()
 
@@ -75,9 +83,7 @@ def _command() -> int:
         _LOG.info("%s: %d frames.", path, count)
         return 0
     network = inference.AnySize(trained, min(_BATCH_SIZE.value, len(paths)))
-    left_out = loops.write_photos(
-        network, paths, output, with_figures=_FIGURES.value, with_arrays=_ARRAYS.value
-    )
+    left_out = loops.write_photos(network, paths, output, _SAVE.value)
     _LOG.info("%s: %d photos, %d left out.", output, len(paths) - len(left_out), len(left_out))
     return int(bool(left_out))
 

@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from emanet_jax.tasks.figures import legend
+from emanet_jax.tasks.figures import Ends, ball, bar, colours, legend
 from emanet_jax.types import Task
 
 _TILE = 560  # pixels of a tile's longer side
 _NARROWEST = 300  # column, for the words above and below a tile
 _MARGIN = 12
 _TEXT = 15
-_BALL = 56
 _SHAPE = 1.6  # width to height that figures come near to
-_OPACITY = 0.6  # of classes over the image
+_OPACITY = 3  # fifths, of classes over the image
 
 
 def tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
@@ -24,10 +23,40 @@ def tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
+def colour_ends(maps: Mapping[str, np.ndarray], tasks: Sequence[Task]) -> dict[str, Ends]:
+    """Between which values the colours of an image's quantities run.
+
+    A measurement's run over its own map, but for the outermost hundredths; the least width is a
+    hundredth of the task's `limit`. A probability's run from 0 to the limit.
+
+    Args:
+        maps: {task: (h, w, k)} after the activation.
+        tasks: of which those with a limit are quantities.
+    """
+    return {task.name: _ends(task, maps[task.name]) for task in tasks if task.limit is not None}
+
+
+def _ends(task: Task, values: np.ndarray) -> Ends:
+    assert task.limit is not None
+    if not np.issubdtype(task.label_dtype, np.floating):  # labels of a probability are 0 and 1
+        return 0.0, task.limit
+    low, high = (float(x) for x in np.percentile(values, (1, 99)))
+    missing = max(0.0, task.limit / 100 - (high - low))
+    return low - missing / 2, high + missing / 2
+
+
+def blend(old: Mapping[str, Ends], new: Mapping[str, Ends], share: float) -> dict[str, Ends]:
+    """The ends of `old` moved by a share of their distance to those of `new`."""
+    pairs = {name: zip(old[name], new[name], strict=True) for name in new}
+    moved = {name: [x + share * (y - x) for x, y in pair] for name, pair in pairs.items()}
+    return {name: (low, high) for name, (low, high) in moved.items()}
+
+
 def figure(
     image: np.ndarray,
     maps: Mapping[str, np.ndarray],
     tasks: Sequence[Task],
+    ends: Mapping[str, Ends],
     *,
     all_classes: bool = False,
 ) -> np.ndarray:
@@ -37,6 +66,7 @@ def figure(
         image: (h, w, 3) uint8, of a `tile_size`.
         maps: {task: (h, w, k)} after the activation.
         tasks: to show.
+        ends: of the colours of quantities, as `colour_ends` gives them.
         all_classes: in the legends, so that figures of the same size are alike; otherwise those
             that occur.
 
@@ -48,16 +78,17 @@ def figure(
     cells = [("image", image, Image.new("RGB", (width, 1), "white"))]
     for task in tasks:
         values = maps[task.name]
-        caption, tile = task.name, _colours(task, values)
+        caption = task.name
         if task.class_names:
-            tile = np.rint(_OPACITY * tile + (1 - _OPACITY) * image).astype(np.uint8)
+            tile = overlay(image, values, task)
             ids = range(len(task.class_names)) if all_classes else np.unique(values)
             key = legend(task, ids, width)
         elif task.limit is not None:
             caption += f": {values.min():.3g} to {values.max():.3g} {task.unit}".rstrip()
-            key = _bar(task, task.limit, width)
+            tile = colours(task, values, ends[task.name])
+            key = bar(task, ends[task.name], width)
         else:
-            key = _ball(task, width)
+            tile, key = colours(task, values), ball(task, width)
         cells.append((caption, tile, key))
 
     step_x, top = width + _MARGIN, _TEXT + _MARGIN
@@ -78,6 +109,13 @@ def figure(
     return np.asarray(page)
 
 
+def overlay(image: np.ndarray, ids: np.ndarray, task: Task) -> np.ndarray:
+    """The colours of classes (h, w, 1) over an image (h, w, 3) uint8 of the same size."""
+    above = np.multiply(colours(task, ids), _OPACITY, dtype=np.uint16)
+    below = np.multiply(image, 5 - _OPACITY, dtype=np.uint16)
+    return ((above + below + 2) // 5).astype(np.uint8)  # rounded
+
+
 def _columns(count: int, step_x: int, step_y: int) -> int:
     """The number of `count` cells to put side by side: a good shape, few places left empty."""
 
@@ -87,39 +125,3 @@ def _columns(count: int, step_x: int, step_y: int) -> int:
         return abs(np.log(shape / _SHAPE)) + 2 * empty
 
     return min(range(1, count + 1), key=penalty)
-
-
-def _colours(task: Task, values: np.ndarray) -> np.ndarray:
-    """Colours of predictions, of which none is invalid, as labels of the same value can be."""
-    return np.asarray(task.to_rgb(values)).astype(np.uint8)
-
-
-def _bar(task: Task, limit: float, width: int) -> Image.Image:
-    """The colours of 0 to `limit`, with numbers below."""
-    font = ImageFont.load_default(_TEXT)
-    picture = Image.new("RGB", (width, _TEXT + 2 * _MARGIN), "white")
-    row = _colours(task, np.linspace(0, limit, width)[None, :, None])
-    picture.paste(Image.fromarray(np.repeat(row, _MARGIN, 0)), (0, 0))
-    draw = ImageDraw.Draw(picture)
-    for fifth in range(6):
-        words = f"{limit * fifth / 5:g}" + (f" {task.unit}" if fifth == 5 else "")
-        x = (width - 1) * fifth / 5
-        draw.line((x, _MARGIN, x, _MARGIN + 4), "black")
-        left = np.clip(x - font.getlength(words) / 2, 0, width - font.getlength(words))
-        draw.text((left, _MARGIN + 5), words, "black", font)
-    return picture
-
-
-def _ball(task: Task, width: int) -> Image.Image:
-    """The colours of unit vectors, as a ball shows them."""
-    side = (np.arange(4 * _BALL) + 0.5) / (2 * _BALL) - 1
-    x, y = np.meshgrid(side, side)
-    squares = (np.square(x) + np.square(y))[..., None]
-    vectors = np.concatenate([x[..., None], y[..., None], -np.sqrt(np.maximum(0, 1 - squares))], -1)
-    ball = np.where(squares <= 1, _colours(task, vectors), np.uint8(255))
-    picture = Image.new("RGB", (width, _BALL), "white")
-    picture.paste(Image.fromarray(ball).reduce(4), (0, 0))
-    font = ImageFont.load_default(_TEXT)
-    place = (_BALL + _MARGIN, _BALL // 2)
-    ImageDraw.Draw(picture).text(place, "how a ball would look", "black", font, anchor="lm")
-    return picture

@@ -1,27 +1,31 @@
 """Photos and videos through a trained network: figures and arrays on disk."""
 
 import contextlib
-import io
+import functools
 import itertools
 import logging
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from emanet_jax.data import geometry
 from emanet_jax.errors import UserError
 from emanet_jax.inference import AnySize, Raw
-from emanet_jax.predict import figures, photos, video
+from emanet_jax.predict import figures, formats, photos, video
+from emanet_jax.tasks.figures import Ends
+from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)
 _THREADS = min(8, os.cpu_count() or 1)  # that read, resize and compress
+# Seconds in which a video's colours come 63 % nearer to what is seen, as a camera's exposure does.
+_ADAPTATION = 2.0
 
 Item = TypeVar("Item")
 
@@ -30,38 +34,42 @@ def write_photos(
     network: AnySize,
     paths: Sequence[Path],
     output: Path,
-    *,
-    with_figures: bool = True,
-    with_arrays: bool = True,
+    save: Collection[str] = ("figure", "npz"),
 ) -> list[Path]:
-    """Writes NAME.png and NAME.npz of every photo into a folder, each whole or not at all.
-
-    NAME.npz holds, at the photo's size, {task: (h, w) or (h, w, k)}: class ids as uint8, all else
-    as float32.
+    """Writes the files of every photo into a folder, each whole or not at all.
 
     Args:
         network: that predicts.
         paths: of the photos, as `photos.find` gives them.
         output: folder, made if need be.
-        with_figures: write the .png files, a `figures.figure` each.
-        with_arrays: write the .npz files.
+        save: kinds of files, as `formats.encoders` has them.
 
     Returns:
         The photos that could not be read; each has been named in a line of its own.
 
     Raises:
-        UserError: a file cannot be written, or would be written over one of the photos.
+        UserError: there is nothing to write, or a file cannot be written, or would be written over
+            one of the photos or over another's.
     """
-    encoders = {".png": _png} if with_figures else {}
-    encoders |= {".npz": _npz} if with_arrays else {}
+    encoders = formats.encoders(network.tasks, save)
+    if not encoders:
+        raise UserError(
+            f"--save={','.join(save)} leaves nothing to write: none of the run's tasks, "
+            f"{', '.join(task.name for task in network.tasks)}, has classes or, for png, metres."
+        )
     stems = dict(zip(paths, photos.names(paths), strict=True))
-    inputs = set(map(os.path.realpath, paths))
+    inputs, taken = set(map(os.path.realpath, paths)), set[Path]()
     for stem, ending in itertools.product(stems.values(), encoders):
         path = output / f"{stem}{ending}"
         if os.path.realpath(path) in inputs:
             raise UserError(
                 f"--output={output} would write over the photo {path}; choose another folder."
             )
+        if path in taken:
+            raise UserError(
+                f"--output={output} would get {path} from two photos; leave one of them out."
+            )
+        taken.add(path)
 
     def read(path: Path) -> np.ndarray | None:
         try:
@@ -71,8 +79,9 @@ def write_photos(
             return None
 
     def finish(path: Path, photo: np.ndarray, raw: Raw) -> None:
+        maps_at = functools.cache(functools.partial(network.maps, raw))
         for ending, encode in encoders.items():
-            _write(output / f"{stems[path]}{ending}", encode(network, photo, raw))
+            _write(output / f"{stems[path]}{ending}", encode(photo, maps_at))
 
     _make_folder(output)
     left_out = []
@@ -109,14 +118,16 @@ def write_video(
     if os.path.realpath(path) == os.path.realpath(source):
         raise UserError(f"--output={path.parent} would write over {source}; choose another folder.")
 
-    def draw(frame: np.ndarray, raw: Raw) -> np.ndarray:
-        return _figure(network, frame, raw, all_classes=True)
+    def draw(frame: np.ndarray, raw: Raw, ends: Mapping[str, Ends]) -> np.ndarray:
+        size = figures.tile_size(frame.shape[:2])
+        tile, maps = geometry.resize_image(frame, size), network.maps(raw, size)
+        return figures.figure(tile, maps, network.tasks, ends, all_classes=True)
 
     written = 0
-    with video.Frames(source) as frames:
-        last = None if seconds is None else max(1, round(seconds * frames.rate))
-        counts = [count for count in (frames.count, last) if count is not None]
-        total = -(-min(counts) // every) if counts else None
+    with video.Frames(source, seconds) as frames:
+        total = None if frames.count is None else -(-frames.count // every)
+        share = 1 - math.exp(-every / (frames.rate * _ADAPTATION))
+        ends: list[Mapping[str, Ends]] = []  # of the batch's frames
         _make_folder(path.parent)
         with (
             ThreadPoolExecutor(_THREADS) as pool,
@@ -124,8 +135,10 @@ def write_video(
             _progress("frame", total) as progress,
             _until_interrupted(),
         ):
-            for batch in _batches(itertools.islice(frames, 0, last, every), network.batch_size):
-                for drawn in pool.map(draw, batch, network.raw(batch)):
+            for batch in _batches(itertools.islice(frames, 0, None, every), network.batch_size):
+                raws = network.raw(batch)
+                ends = _adapted(ends[-1:], raws, network.tasks, share)
+                for drawn in pool.map(draw, batch, raws, ends):
                     out.append_data(drawn)
                 written += len(batch)
                 progress.update(len(batch))
@@ -158,26 +171,22 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _figure(
-    network: AnySize, image: np.ndarray, raw: Raw, *, all_classes: bool = False
-) -> np.ndarray:
-    size = figures.tile_size(image.shape[:2])
-    tile, maps = geometry.resize_image(image, size), network.maps(raw, size)
-    return figures.figure(tile, maps, network.tasks, all_classes=all_classes)
+def _adapted(
+    before: Sequence[Mapping[str, Ends]], raws: Sequence[Raw], tasks: Sequence[Task], share: float
+) -> list[Mapping[str, Ends]]:
+    """The ends of the colours of frames, which follow what is seen by a share a frame.
 
-
-def _png(network: AnySize, photo: np.ndarray, raw: Raw) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(_figure(network, photo, raw)).save(content, "PNG")
-    return content.getvalue()
-
-
-def _npz(network: AnySize, photo: np.ndarray, raw: Raw) -> bytes:
-    maps = network.maps(raw, photo.shape[:2])
-    arrays = {name: x[..., 0] if x.shape[-1] == 1 else x for name, x in maps.items()}
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # NumPy's own keywords
-    return content.getvalue()
+    Args:
+        before: the last frame's ends; () at the beginning.
+        raws: of the frames.
+        tasks: of the network.
+        share: as in `figures.blend`.
+    """
+    ends = list(before)
+    for raw in raws:
+        own = figures.colour_ends({name: after for name, (_, after) in raw.items()}, tasks)
+        ends.append(figures.blend(ends[-1], own, share) if ends else own)
+    return ends[len(before) :]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Image grids for people: image, label and prediction of every task, in the tasks' colours."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,9 @@ from emanet_jax.types import Task
 _TILE_WIDTH = 256  # pixels; small maps are enlarged to about this by nearest neighbour
 _MARGIN = 6
 _TEXT = 15
+_BALL = 56
+
+Ends = tuple[float, float]  # the values at the two ends of a quantity's colours
 
 
 def image_grid(
@@ -83,3 +87,55 @@ def legend(task: Task, ids: Iterable[int], width: int) -> Image.Image:
         draw.rectangle((x, y + 2, x + _TEXT - 2, y + _TEXT), fill=colour)
         draw.text((x + _TEXT + _MARGIN, y), task.class_names[index], "black", font)
     return swatches
+
+
+def colours(task: Task, values: np.ndarray, ends: Ends | None = None) -> np.ndarray:
+    """Picture (h, w, 3) uint8 of predictions (h, w, k), none of which is invalid.
+
+    A label of the same value can be invalid, and is black in `Task.colours`.
+
+    Args:
+        task: of the predictions.
+        values: after the activation.
+        ends: where a quantity's colours begin and end; None: at 0 and the task's limit.
+    """
+    if ends is not None:
+        assert task.limit is not None
+        low, high = ends
+        values = (values - low) * (task.limit / (high - low))
+    return np.asarray(task.to_rgb(values)).astype(np.uint8)
+
+
+def bar(task: Task, ends: Ends, width: int) -> Image.Image:
+    """The colours of a quantity from end to end, with numbers below."""
+    low, high = ends
+    font = ImageFont.load_default(_TEXT)
+    picture = Image.new("RGB", (width, _TEXT + 4 * _MARGIN), "white")
+    row = colours(task, np.linspace(low, high, width)[None, :, None], ends)
+    picture.paste(Image.fromarray(np.repeat(row, 2 * _MARGIN, 0)), (0, 0))
+    draw = ImageDraw.Draw(picture)
+    step = (high - low) / 5
+    digits = max(0, 1 - math.floor(math.log10(step)))  # behind the point: two of a step's
+    for fifth in range(6):
+        number = round(low + fifth * step, digits) + 0.0  # no -0
+        words = f"{number:g}" + (f" {task.unit}" if fifth == 5 and task.unit else "")
+        x = (width - 1) * fifth / 5
+        draw.line((x, 2 * _MARGIN, x, 2 * _MARGIN + 4), "black")
+        left = np.clip(x - font.getlength(words) / 2, 0, width - font.getlength(words))
+        draw.text((left, 2 * _MARGIN + 5), words, "black", font)
+    return picture
+
+
+def ball(task: Task, width: int) -> Image.Image:
+    """The colours of unit vectors, as a ball shows them."""
+    side = (np.arange(4 * _BALL) + 0.5) / (2 * _BALL) - 1
+    x, y = np.meshgrid(side, side)
+    squares = (np.square(x) + np.square(y))[..., None]
+    vectors = np.concatenate([x[..., None], y[..., None], -np.sqrt(np.maximum(0, 1 - squares))], -1)
+    shown = np.where(squares <= 1, colours(task, vectors), np.uint8(255))
+    picture = Image.new("RGB", (width, _BALL), "white")
+    picture.paste(Image.fromarray(shown).reduce(4), (0, 0))
+    font = ImageFont.load_default(_TEXT)
+    place = (_BALL + 2 * _MARGIN, _BALL // 2)
+    ImageDraw.Draw(picture).text(place, "how a ball would look", "black", font, anchor="lm")
+    return picture

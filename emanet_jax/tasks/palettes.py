@@ -137,7 +137,7 @@ PARTS7: Palette = {
 
 def class_colours(values: np.ndarray, palette: Palette) -> np.ndarray:
     """Class ids in the colours of a table."""
-    colours = np.array(list(palette.values()))
+    colours = np.array(list(palette.values()), np.uint8)
     return colours[np.minimum(values[..., 0].astype(np.int64), len(colours) - 1)]
 
 

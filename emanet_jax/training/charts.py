@@ -1,6 +1,6 @@
-"""Charts of numbers per class: a confusion matrix and bars, legible from 2 to 40 classes."""
+"""Charts: a curve, and numbers per class (confusion matrix, bars), legible from 2 to 40 of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +58,31 @@ def bars(percentages: np.ndarray, task: Task, title: str) -> np.ndarray:
     axes.bar_label(drawn, ["none" if np.isnan(x) else f"{x:.1f}" for x in percentages], padding=3)
     axes.set_yticks(range(n), task.class_names)
     axes.invert_yaxis()
+    return _pixels(figure)
+
+
+def curve(points: Mapping[float, float], title: str) -> np.ndarray:
+    """Draws a scalar over the steps, every point inside of the chart.
+
+    Positive values that span more than a power of ten stand on a logarithmic axis, where a huge
+    first one leaves room for the others.
+
+    Args:
+        points: {step: finite value}, at least one.
+        title: above the chart.
+
+    Returns:
+        uint8 (height, width, 3), legible also at half the size, as TensorBoard's cards show it.
+    """
+    least, most = min(points.values()), max(points.values())
+    figure = _figure(6, 4)
+    axes = figure.add_subplot(xlabel="step")
+    axes.set_title(title, size=17)
+    axes.set_yscale("log" if 0 < 10 * least < most else "linear")
+    axes.plot(list(points), list(points.values()), "o-" if len(points) <= 20 else "-", lw=2)
+    axes.xaxis.label.set_fontsize(15)
+    axes.tick_params(labelsize=15)
+    axes.grid(color="lightgrey")
     return _pixels(figure)
 
 

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from emanet_jax import strict_json
 from emanet_jax.data.files import is_hidden
 from emanet_jax.errors import UserError
 from emanet_jax.training import sharding, workdir
@@ -67,8 +68,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, policy: Policy, *, read_only: bool = False):
-        def rank(metrics: Mapping[str, float]) -> float:
-            value = policy.score(metrics)
+        def rank(metrics: Mapping[str, float | None]) -> float:
+            value = policy.score(strict_json.numbers(metrics))
             return -math.inf if math.isnan(value) else value
 
         best = preservation_policy.BestN(
@@ -117,7 +118,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
-            metrics=None if metrics is None else dict(metrics),
+            metrics=None if metrics is None else strict_json.nulls(metrics),
             force=True,
         )
 

@@ -11,7 +11,6 @@ loop never waits for a device.
 """
 
 import functools
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from etils import epath
 from flax import linen as nn
 from flax import serialization
 
-from emanet_jax import balancing, cli, cpu
+from emanet_jax import balancing, cli, cpu, strict_json
 from emanet_jax.balancing import grads
 from emanet_jax.errors import UserError
 from emanet_jax.training import sharding, steps, workdir
@@ -80,7 +79,7 @@ def watch(
             values = {name: str(value) for name, value in scalars.items()}
             path = directory / workdir.BAD_STEPS
             before = path.read_text() if path.exists() else ""
-            line = json.dumps({"step": step, "images": images, **values})
+            line = strict_json.dumps({"step": step, "images": images, **values})
             workdir.write(path, f"{before}{line}\n")
     if rows and rows[-1][1]["bad_in_row"] >= limit:
         step, scalars = rows[-1]

@@ -15,6 +15,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.errors import UserError
 from emanet_jax.training import workdir
 
@@ -41,7 +42,7 @@ def record(
     path, starts = directory / workdir.ENVIRONMENT, read(directory)
     changes = {"config_changes": dict(config_changes)} if config_changes else {}
     starts.append({"step": step, "total_steps": total_steps, **changes, **describe(config)})
-    workdir.write(path, json.dumps(starts, indent=2) + "\n")
+    workdir.write(path, strict_json.dumps(starts, indent=2) + "\n")
 
 
 def read(directory: epath.Path) -> list[dict[str, Any]]:

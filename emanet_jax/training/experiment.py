@@ -390,7 +390,7 @@ def _read_reference(file: str, names: list[str]) -> dict[str, float]:
     if missing:
         raise UserError(f"config.checkpoint.reference, '{file}', lacks {', '.join(missing)}.")
     for name in names:
-        value = reference[name]
+        value = math.nan if reference[name] is None else reference[name]
         if type(value) not in (int, float) or not math.isfinite(value) or value == 0:
             raise UserError(
                 f"config.checkpoint.reference, '{file}', has {value!r} for {name}; it must be a "

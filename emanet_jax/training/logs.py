@@ -1,6 +1,5 @@
 """A run's log: progress lines, metrics, figures and charts while it trains, and tables."""
 
-import json
 import logging
 import math
 import time
@@ -11,12 +10,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from emanet_jax import strict_json
 from emanet_jax.config import flatten
 from emanet_jax.tasks.metrics import Confusion
 from emanet_jax.training import charts, workdir
 from emanet_jax.training.evaluation import Evaluation
 from emanet_jax.training.experiment import Experiment
-from emanet_jax.training.writers import Writer
+from emanet_jax.training.writers import FIRST, Writer, read_scalars, tag
 from emanet_jax.types import MetricSums, Task
 
 _LOG = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ class TrainLog:
 
     def __init__(self, experiment: Experiment, directory: epath.Path, start: int) -> None:
         self._experiment, self._directory, self._start = experiment, directory, start
-        primaries = [f"{task.name}/{task.primary}" for task in experiment.tasks]
-        self._writer = Writer(directory, start, ("loss/total", *primaries), experiment.tensorboard)
+        self._writer = Writer(directory, start, experiment.tensorboard)
         self._writer.hparams(flatten(experiment.config))
         self._pending: list[Mapping[str, jax.Array]] = []
         self._tracing = False
@@ -88,12 +87,14 @@ class TrainLog:
         self._writer.scalars(step, {f"eval/{k}": v for k, v in values.items()})
         self.flush()
         if self._writer.tensorboard:
+            rows = read_scalars(self._directory / workdir.METRICS)
+            self._writer.images(step, draw_curves(tasks, rows))
             self._writer.images(step, draw_charts(tasks, evaluation.sums))
         self.figure(step, evaluation.figure)
         by_class = per_class(tasks, evaluation.sums)
         for name, content in ((workdir.RESULTS, values), (workdir.PER_CLASS, by_class)):
             if jax.process_index() == 0:
-                text = json.dumps({"step": step, **content}, indent=2) + "\n"
+                text = strict_json.dumps({"step": step, **content}, indent=2) + "\n"
                 workdir.write(self._directory / name, text)
 
     def figure(self, step: int, figure: np.ndarray) -> None:
@@ -133,14 +134,11 @@ class TrainLog:
         self._writer.close()
 
 
-def per_class(
-    tasks: Sequence[Task], sums: Mapping[str, MetricSums]
-) -> dict[str, dict[str, float | None]]:
-    """{"task/metric": {class: value}} of the tasks over classes; None for NaN, as JSON has it."""
+def per_class(tasks: Sequence[Task], sums: Mapping[str, MetricSums]) -> dict[str, dict[str, float]]:
+    """{"task/metric": {class: value}} of the tasks over classes; NaN for one that never occurs."""
     return {
         f"{task.name}/{name}": {
-            label: None if math.isnan(value) else float(value)
-            for label, value in zip(task.class_names, values, strict=True)
+            label: float(value) for label, value in zip(task.class_names, values, strict=True)
         }
         for task in tasks
         for name, values in sums[task.name].per_class().items()
@@ -157,6 +155,25 @@ def draw_charts(tasks: Sequence[Task], sums: Mapping[str, MetricSums]) -> dict[s
             drawn[f"{task.name}/confusion_matrix"] = matrix
         for name, values in metric.per_class().items():
             drawn[f"{task.name}/{name}_by_class"] = charts.bars(values, task, name)
+    return drawn
+
+
+def draw_curves(
+    tasks: Sequence[Task], rows: Sequence[Mapping[str, float]]
+) -> dict[str, np.ndarray]:
+    """{tag: (h, w, 3) uint8} of the total loss and each task's primary metric over all steps.
+
+    Args:
+        tasks: of the run.
+        rows: of its metrics.jsonl; a curve without a finite value is left out.
+    """
+    names = ["train/loss", *(f"eval/{task.name}/{task.primary}" for task in tasks)]
+    drawn = {}
+    for name in names:
+        points = {row["step"]: row[name] for row in rows if math.isfinite(row.get(name, math.nan))}
+        if points:
+            title = tag(name).replace("/", "_")
+            drawn[f"{FIRST}/{title}"] = charts.curve(points, title)
     return drawn
 
 

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from emanet_jax import strict_json
 from emanet_jax.errors import UserError
 from emanet_jax.types import Batch
 
@@ -80,7 +81,7 @@ def on_first(action: Callable[[], Any]) -> Any:
         except UserError as error:
             outcome = {"error": str(error)}
     if jax.process_count() > 1:
-        text = json.dumps(outcome).encode()
+        text = strict_json.dumps(outcome).encode()
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
         padded = np.frombuffer(text.ljust(length)[:length], np.uint8)
         outcome = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))

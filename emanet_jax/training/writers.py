@@ -2,8 +2,7 @@
 
 import io
 import json
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from emanet_jax import strict_json
 from emanet_jax.errors import UserError
 from emanet_jax.training import workdir
 
@@ -28,8 +28,10 @@ _GROUPS = {
     "train/": "optimizer/",
     "eval/": "",
 }
-_FIRST = "at_a_glance"  # the group that TensorBoard shows first
-FIGURE = f"{_FIRST}/figure"
+# The group that TensorBoard shows first. It holds pictures alone, as TensorBoard's own charts leave
+# out a curve's highest and lowest twentieth, and of short ones at least a point at either end.
+FIRST = "at_a_glance"
+FIGURE = f"{FIRST}/figure"
 
 
 def tag(name: str) -> str:
@@ -44,17 +46,14 @@ class Writer:
     Args:
         directory: the run's workdir.
         resume_step: that the run goes on from.
-        main: tags of the scalars that TensorBoard shows a second time, in its first group.
         tensorboard: whether to write for TensorBoard too, which takes CLU and TensorFlow.
 
     Attributes:
         tensorboard: CLU's writer, if there is one.
     """
 
-    def __init__(
-        self, directory: epath.Path, resume_step: int, main: Collection[str], tensorboard: bool
-    ) -> None:
-        self._directory, self._main = directory, main
+    def __init__(self, directory: epath.Path, resume_step: int, tensorboard: bool) -> None:
+        self._directory = directory
         self._metrics: MetricsFile | None = None
         self.tensorboard: MetricWriter | None = None
         if jax.process_index() == 0:
@@ -72,9 +71,7 @@ class Writer:
         if self._metrics:
             self._metrics.write(step, values)
         if self.tensorboard:
-            tagged = {tag(name): value for name, value in values.items()}
-            main = {f"{_FIRST}/{x.replace('/', '_')}": tagged[x] for x in self._main if x in tagged}
-            self.tensorboard.write_scalars(step, tagged | main)
+            self.tensorboard.write_scalars(step, {tag(name): x for name, x in values.items()})
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Images {tag: (h, w, 3) uint8}, for TensorBoard."""
@@ -131,9 +128,8 @@ class MetricsFile:
 
 
 def _line(row: Mapping[str, float]) -> str:
-    """NaN and infinities become null, since JSON has no word for them."""
-    values = {name: float(x) if math.isfinite(x) else None for name, x in row.items()}
-    return json.dumps(values | {"step": int(row["step"])}) + "\n"
+    values = {name: float(x) for name, x in row.items()}
+    return strict_json.dumps(values | {"step": int(row["step"])}) + "\n"
 
 
 def read_scalars(path: epath.Path) -> list[dict[str, float]]:
@@ -152,18 +148,16 @@ def read_scalars(path: epath.Path) -> list[dict[str, float]]:
 def _row(path: epath.Path, number: int, line: str) -> dict[str, float]:
     try:
         row = json.loads(line)
-    except ValueError:
-        row = None
-    if (
-        not isinstance(row, dict)
-        or type(row.get("step")) is not int
-        or any(type(value) not in (int, float, type(None)) for value in row.values())
-    ):
+        if type(row["step"]) is not int:
+            raise TypeError("a step is a whole number")
+        if any(type(value) not in (int, float, type(None)) for value in row.values()):
+            raise TypeError("values are numbers")
+        return strict_json.numbers(row)
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f'{path}, line {number} is no object of numbers such as {{"step": 10, '
             '"train/loss": 2.3}; delete it to go on.'
-        )
-    return {name: math.nan if value is None else value for name, value in row.items()}
+        ) from error
 
 
 def read_evaluations(path: epath.Path) -> dict[int, dict[str, float]]:

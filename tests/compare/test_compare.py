@@ -232,7 +232,7 @@ def test_values_of_classes_come_from_the_sums_of_an_evaluation():
     found = logs.per_class([SEMSEG], {"semseg": metrics.Confusion(counts)})
     values = found["semseg/iou_percent"]
     assert list(values) == list(SEMSEG.class_names)
-    assert [values[x] for x in ("bed", "books", "wall")] == [75.0, 0.0, None]
+    assert [values[x] for x in ("bed", "books")] == [75.0, 0.0] and math.isnan(values["wall"])
 
 
 def test_a_curve_has_the_steps_of_all_seeds_and_is_thinned_to_its_last_point():
@@ -302,10 +302,10 @@ def test_a_report_of_everything(sweep, tmp_path):
     assert all(source.startswith("data:image/") for source in shown.sources)
     kinds = [source.partition(";")[0] for source in shown.sources]
     assert kinds.count("data:image/svg+xml") == 6  # loss and metric of each task
-    assert kinds.count("data:image/webp") == 2 * (1 + 3 * (1 + 2))
+    assert kinds.count("data:image/webp") == 2 * (1 + 3 * (1 + 2)) + 2  # a bar and a ball
     assert shown.best
 
-    data = json.loads((folder / "report.json").read_text())
+    data = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
     assert data["reference"] == "stl" and [x["label"] for x in data["groups"]] == ["hps", "stl"]
     stl = data["groups"][1]
     assert stl["delta_m_percent"]["primary"]["mean"] == pytest.approx(0, abs=1e-9)
@@ -319,7 +319,10 @@ def test_a_report_of_everything(sweep, tmp_path):
     assert (folder / "report.tex").read_text().count(r"hps~(2~seeds) & ") == 6
 
     # The first photo, and what the first network's own checkpoint makes of its depth.
-    webp = [x for x, kind in zip(shown.sources, kinds, strict=True) if "webp" in kind]
+    key, _, *webp = (x for x, kind in zip(shown.sources, kinds, strict=True) if "webp" in kind)
+    ends = np.array([0, DEPTH.limit])[None, :, None]
+    np.testing.assert_array_equal(decoded(key)[0, [0, -1]], DEPTH.to_rgb(ends)[0])
+    assert 'style="background:rgb(61, 99, 181)"></i><span>bed</span>' in text
     trained = inference.load(sweep / "hps" / "seed0")
     (batch,) = pipeline.eval_batches(
         [pipeline.load(pipeline.prepare(trained.config.data), "val")[0]],
@@ -371,6 +374,23 @@ def test_a_run_is_read_with_what_it_lacks(sweep, tmp_path):
     assert runs.read(epath.Path(sweep) / "stl" / "seed1").finished
 
 
+def test_a_metric_without_a_value_is_null_and_a_dash(sweep, tmp_path):
+    shutil.copytree(sweep / "stl" / "seed1", tmp_path / "run")
+    path = tmp_path / "run" / workdir.RESULTS
+    values = json.loads(path.read_text())
+    missing = {"depth/rmse_m": None, "depth/abs_m": math.nan}  # NaN: as earlier versions wrote it
+    path.write_text(json.dumps(values | missing))
+    report.write([str(tmp_path / "run")], str(tmp_path / "report"), None, images=0)
+    text = (tmp_path / "report" / "report.json").read_text()
+    (group,) = json.loads(text, parse_constant=pytest.fail)["groups"]
+    for name in missing:
+        assert group["runs"][0]["results"][name] is None
+        assert group["metrics"][name] == {"mean": None, "std": None, "count": 0}
+    assert group["runs"][0]["results"]["depth/rel"] == values["depth/rel"]
+    cells = (tmp_path / "report" / "report.md").read_text().splitlines()[6].split(" | ")
+    assert cells[2] == "–" and cells[1] != "–"
+
+
 def test_text_of_users_is_escaped():
     text = report.render(
         title="<x>",
@@ -381,10 +401,11 @@ def test_text_of_users_is_escaped():
         charts={"<chart>": "data:"},
         examples=[("data:", {"<task>": ["data:", "data:"]})],
         pixelated=False,
+        keys={"<key>": pictures.Key({"<class>": "red"}, "data:")},
         predicted_by="<by>",
         settings={"overrides": "<i>"},
     )
-    for word in ("x", "T", "b", "1", "n", "name", "chart", "task", "by", "i"):
+    for word in ("x", "T", "b", "1", "n", "name", "chart", "task", "key", "class", "by", "i"):
         assert f"&lt;{word}&gt;" in text and f"<{word}>" not in text
     assert not Page(text).open
 

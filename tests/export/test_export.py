@@ -84,10 +84,14 @@ def trained(run):
 @EVERY_FORMAT
 def test_an_export_takes_any_number_of_images(trained, tmp_path, format_name):
     metadata = export(trained, format_name, tmp_path / "out")
-    assert_same_outputs(trained, FORMATS[format_name].load(tmp_path / "out"), 3)
-    assert json.loads((tmp_path / "out" / "metadata.json").read_text()) == metadata
+    loaded = FORMATS[format_name].load(tmp_path / "out")
+    assert_same_outputs(trained, loaded, 3)
+    if FORMATS[format_name].ordered:
+        assert list(loaded(images_of(trained, 1))) == metadata["output_order"]
+    text = (tmp_path / "out" / "metadata.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == metadata
     assert metadata["input"]["shape"] == [None, 32, 64, 3]
-    assert list(metadata["outputs"]) == ["depth", "normals", "semseg"]  # alphabetical
+    assert metadata["output_order"] == list(metadata["outputs"]) == ["semseg", "depth", "normals"]
     assert metadata["outputs"]["depth"]["unit"] == "m"
     assert metadata["outputs"]["semseg"]["shape"] == [None, 32, 64, 1]
     assert len(metadata["outputs"]["semseg"]["classes"]) == 13
@@ -104,9 +108,13 @@ def test_ctal_and_padded_pooling_in_onnx(tmp_path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / formats.ONNX_FILE))
-    maps = session.run(None, {"image": images_of(trained, 1)})
+    images = images_of(trained, 1)
+    maps = session.run(None, {"image": images})
     described = [(x["shape"][1:], x["dtype"]) for x in metadata["outputs"].values()]
     assert described == [(list(x.shape[1:]), str(x.dtype)) for x in maps]
+    assert metadata["output_order"] == ["semseg", "depth", "normals"]  # not alphabetical
+    expected = jax.device_get(inference.predictor(trained)(images))
+    writing.compare(dict(zip(metadata["output_order"], maps, strict=True)), expected, "float32")
 
 
 @needs_jax2onnx
@@ -199,14 +207,14 @@ def test_another_network_leaves_nothing(trained, tmp_path, monkeypatch):
     old = tmp_path / "out"
     old.mkdir()
     (old / writing.METADATA).write_text("{}")
+
+    def other_depths(images):
+        maps = inference.predictor(trained)(images) | {"depth": jnp.ones((2, 32, 64, 1))}
+        return {task.name: maps[task.name] for task in trained.tasks}
+
     wrong = FORMATS["stablehlo"]._replace(
         write=lambda network, folder: (folder / "model").write_bytes(b"x"),
-        load=lambda folder: (
-            lambda images: {
-                **inference.predictor(trained)(images),
-                "depth": jnp.ones((2, 32, 64, 1)),
-            }
-        ),
+        load=lambda folder: other_depths,
     )
     monkeypatch.setitem(formats.FORMATS, "stablehlo", wrong)
     network = writing.network_of(trained, None)
@@ -214,6 +222,19 @@ def test_another_network_leaves_nothing(trained, tmp_path, monkeypatch):
         writing.write(network, trained, "stablehlo", old, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (old / writing.METADATA).read_text() == "{}"
+
+
+def test_another_order_of_the_outputs_leaves_nothing(trained, tmp_path, monkeypatch):
+    wrong = FORMATS["stablehlo"]._replace(
+        write=lambda network, folder: None,
+        load=lambda folder: (
+            lambda images: dict(sorted(inference.predictor(trained)(images).items()))
+        ),
+    )
+    monkeypatch.setitem(formats.FORMATS, "stablehlo", wrong)
+    with pytest.raises(UserError, match="depth, normals, semseg, which is another order than"):
+        export(trained, "stablehlo", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_differences_by_hand():
@@ -234,7 +255,7 @@ def test_differences_by_hand():
     others = (
         {"depth": depth},
         {"depth": depth, "semseg": ids.astype(np.int64)},
-        {"semseg": ids, "depth": depth},  # another order than metadata.json has
+        {"depth": depth, "semseg": ids, "normals": depth},
     )
     for other in others:
         with pytest.raises(UserError, match="the export gives"):

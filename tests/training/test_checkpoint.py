@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import json
+import math
 import shutil
 
 import jax.numpy as jnp
@@ -42,6 +44,19 @@ def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def test_a_checkpoint_without_a_value_is_never_the_best(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        for step, value in ((1, -2.0), (2, math.nan), (3, -4.0)):
+            checkpoints.save(state(step), step, {"x": value})
+    for path in tmp_path.glob("checkpoints/*/metrics/metrics"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    with opened(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 1
+    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"x": NaN}')  # earlier's
+    with opened(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 1
 
 
 DAMAGES = {

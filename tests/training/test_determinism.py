@@ -1,6 +1,7 @@
 """What a run records of its surroundings, and its config.json as a config; test_main.py runs it."""
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import jax
 import pytest
 from etils import epath
 
-from emanet_jax.config import default_config, read_config
+from emanet_jax.config import check_config, default_config, read_config
 from emanet_jax.errors import UserError
 from emanet_jax.training import environment, workdir
 from tests import tiny
@@ -76,6 +77,22 @@ def test_another_versions_config_is_one_sentence(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match=r"is no config.json of a run"):
         read_config(epath.Path(path), "the file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": {"clip_norm": math.inf}},
+        {"model": {"overrides": {"gamma": math.nan}}},
+        {"balancing_settings": {"powers": (1.0, -math.inf)}},
+    ],
+)
+def test_numbers_that_config_json_has_no_words_for_are_one_sentence(change):
+    config = tiny.get_config().copy_and_resolve_references()
+    with config.unlocked():
+        config.update(change)
+    with pytest.raises(UserError, match=r"config\.\S+ is -?(inf|nan); it must be .*finite"):
+        check_config(config)
 
 
 def test_every_start_is_recorded(tmp_path):

@@ -116,6 +116,9 @@ def test_delta_m_of_five_tasks_ranks_checkpoints_and_asks_for_a_whole_reference(
     score = make_score(checkpoint_config("delta_m", str(path)), FIVE, "always")
     assert score(reference) == 0
     assert score(reference | {"edge/odsf_percent": 42.0}) == pytest.approx(5 / 5)
+    path.write_text(json.dumps({**reference, "edge/odsf_percent": None}))  # as NaN is written
+    with pytest.raises(UserError, match=r"results.json', has nan for edge/odsf_percent"):
+        make_score(checkpoint_config("delta_m", str(path)), FIVE, "always")
     del reference["human_parts/miou_percent"]
     path.write_text(json.dumps(reference))
     with pytest.raises(UserError, match=r"results.json', lacks human_parts/miou_percent"):

@@ -2,14 +2,17 @@
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
 
-from emanet_jax.tasks import figures, tasks_for
-from emanet_jax.training import logs, workdir, writers
+from emanet_jax.config import default_config
+from emanet_jax.errors import UserError
+from emanet_jax.tasks import figures, metrics, tasks_for
+from emanet_jax.training import evaluation, logs, workdir, writers
 
 
 @pytest.mark.parametrize(
@@ -59,8 +62,49 @@ def test_a_line_is_in_the_file_once_it_is_written(tmp_path):
     assert writers.read_scalars(path) == [{"step": 1, "train/loss": 0.5}]
 
 
+def test_a_metric_without_a_valid_pixel_is_null_in_the_files_of_an_evaluation(tmp_path):
+    (semseg,) = tasks_for("nyuv2", ["semseg"])
+    nothing = metrics.Confusion(np.zeros((13, 13), int))
+    experiment = types.SimpleNamespace(
+        tasks=(semseg,), config=default_config(), tensorboard=False, total_steps=4
+    )
+    values = {f"semseg/{name}": value for name, value in nothing.compute().items()}
+    figure = np.zeros((2, 2, 3), np.uint8)
+    with logs.TrainLog(experiment, epath.Path(tmp_path), 0) as log:
+        log.evaluation(4, evaluation.Evaluation(values, {"semseg": nothing}, figure))
+    results, by_class = (
+        json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+        for name in (workdir.RESULTS, workdir.PER_CLASS)
+    )
+    assert results == {
+        "step": 4,
+        "semseg/miou_percent": None,
+        "semseg/pixel_accuracy_percent": None,
+    }
+    nulls = dict.fromkeys(semseg.class_names)
+    assert by_class == {"step": 4, "semseg/iou_percent": nulls}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "3",
+        '{"train/loss": 1.0}',
+        '{"step": 1.5}',
+        '{"step": 1, "x": "a"}',
+        '{"step": 1, "x": %s}',
+    ],
+)
+def test_a_line_of_something_else_is_one_sentence(tmp_path, line):
+    path = epath.Path(tmp_path) / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + line.replace("%s", "9" * 400))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is no object of numbers"):
+        writers.read_scalars(path)
+
+
 def test_of_all_images_the_newest_figure_is_a_file(tmp_path):
-    writer = writers.Writer(epath.Path(tmp_path), 0, (), tensorboard=False)
+    writer = writers.Writer(epath.Path(tmp_path), 0, tensorboard=False)
     for k in (1, 2):
         writer.figure(k, np.full((4, 6, 3), k, np.uint8))
         writer.images(k, {"semseg/confusion_matrix": np.zeros((9, 9, 3), np.uint8)})

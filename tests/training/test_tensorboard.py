@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import subprocess
 import sys
 import types
@@ -26,7 +27,7 @@ PLAIN = RequestContext()
 def write(folder, resume_step, steps, factor=1.0, **config):
     """Writes a run from its start to its end: scalars and a figure a step."""
     folder.mkdir(exist_ok=True)
-    writer = writers.Writer(epath.Path(folder), resume_step, ("loss/total",), tensorboard=True)
+    writer = writers.Writer(epath.Path(folder), resume_step, tensorboard=True)
     writer.hparams(CONFIG | config)
     for step in steps:
         writer.scalars(step, {"train/loss": factor * step, "eval/depth/rmse_m": factor})
@@ -93,9 +94,9 @@ def test_a_resumed_run_is_there_once(tmp_path):
     expected = [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50)]
     with served(tmp_path) as provider:
         found = scalars(provider, "run/tensorboard")
-        assert found["loss/total"] == found["at_a_glance/loss_total"] == expected
+        assert found["loss/total"] == expected
         assert found["depth/rmse_m"] == [(1, 1), (2, 1), (3, 1), (4, 10), (5, 10)]
-        assert "at_a_glance/depth_rmse_m" not in found
+        assert not [tag for tag in found if tag.startswith(writers.FIRST)]  # it cuts their curves
         figures = provider.read_blob_sequences(
             PLAIN, experiment_id="", plugin_name="images", downsample=100
         )["run/tensorboard"][writers.FIGURE]
@@ -125,7 +126,7 @@ def test_the_table_of_runs_has_hyperparameters_and_final_metrics(tmp_path):
 def test_without_tensorboard_there_is_none_and_nothing_of_it_is_loaded(tmp_path):
     code = (
         "import sys; from etils import epath; from emanet_jax.training import loop, writers;"
-        "w = writers.Writer(epath.Path(sys.argv[1]), 0, (), tensorboard=False);"
+        "w = writers.Writer(epath.Path(sys.argv[1]), 0, tensorboard=False);"
         "w.hparams({}); w.scalars(1, {'train/loss': 1.0}); w.flush(); w.close();"
         "print({'clu', 'tensorflow', 'tensorboard', 'matplotlib'} & set(sys.modules))"
     )
@@ -161,6 +162,25 @@ def test_confusion_matrix_and_bars_show_their_numbers():
     full = charts.bars(np.full(13, 100.0), task, "")
     longest = (full == colour).all(-1).sum(1).max()
     assert length / longest == pytest.approx(1 / 3, abs=0.01)  # 5 / (5 + 10)
+
+
+def test_the_first_group_has_the_loss_and_each_task_s_metric_whole():
+    tasks = tasks_for("nyuv2", ["semseg", "depth"])
+    rows = [{"step": n, "train/loss": 1e6 / n**3} for n in range(1, 101)]
+    rows += [{"step": n, "eval/depth/rmse_m": 0.1 * n} for n in (50, 100)]
+    rows += [{"step": 50, "eval/semseg/miou_percent": math.nan}]
+    drawn = logs.draw_curves(tasks, rows)
+    assert set(drawn) == {"at_a_glance/loss_total", "at_a_glance/depth_rmse_m"}
+    row, column = ends_of_the_line(drawn["at_a_glance/loss_total"])
+    # From the first value to the last, and not in a corner: they span six powers of ten.
+    assert np.ptp(row) > 0.6 * 320 and np.ptp(column) > 0.6 * 480
+    middle = row[np.argmin(abs(column - column.mean()))]
+    assert middle < row.min() + 0.95 * np.ptp(row)
+
+
+def ends_of_the_line(picture):
+    """Rows and columns of the pixels of a chart's line."""
+    return np.nonzero((picture == (31, 119, 180)).all(-1))
 
 
 FULL = (8, 48, 107)  # the colour of 100 %
