@@ -20,9 +20,12 @@ from emanet_jax.balancing.base import divisor
 
 
 def present(gram: Array) -> Array:
-    """Which tasks (K,) have a gradient: those without a valid pixel in a batch have none."""
+    """Which tasks (K,) have a gradient: those without a valid pixel in a batch have none.
+
+    All have where one is not finite, or its square overflows, so that the step is not either.
+    """
     squares = jnp.diagonal(gram)
-    return ~(squares <= 1e-12 * squares.max())  # NaN is no reason to leave a task out
+    return (squares > 1e-12 * squares.max()) | ~jnp.isfinite(squares.max())
 
 
 def cosines(gram: Array) -> tuple[Array, Array]:
@@ -118,7 +121,8 @@ def fair(gram: Array, power: float, steps: int = 300) -> Array:
         step, x = state
         d, error, free = terms(x)
         size = d * x + jnp.abs(matrix) @ x
-        return (step < steps) & (free & (jnp.abs(error) > rounding * size)).any()
+        solved = jnp.abs(error) <= rounding * size  # NaN is not, and shows after a step
+        return (step < steps) & (free & ~solved).any()
 
     def newton(state: tuple[Array, Array]) -> tuple[Array, Array]:
         step, x = state

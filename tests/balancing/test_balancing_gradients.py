@@ -11,6 +11,7 @@ from scipy import optimize
 from emanet_jax import balancing
 from emanet_jax.balancing import solvers
 from emanet_jax.balancing.base import gram_matrix
+from emanet_jax.balancing.gradients import GramBalancing
 
 KEY = jax.random.key(0)
 SEEDS = range(4)
@@ -293,10 +294,13 @@ def test_scaling_all_gradients_changes_no_weight(name, scale):
 
 
 @pytest.mark.parametrize("name", balancing.methods_on("gradients"))
-def test_a_gradient_that_is_not_a_number_stays_one(name):
+def test_what_is_not_finite_shows_in_the_direction(name):
     g = gradients(3)
     g[1, 7] = np.nan
     assert np.isnan(combined(name, g)[0]).any()
+    if issubclass(balancing.METHODS[name], GramBalancing):
+        too_large_to_square = 1e25 * gradients(3)
+        assert not np.isfinite(combined(name, too_large_to_square)[0]).all()
 
 
 def operations(jaxpr):

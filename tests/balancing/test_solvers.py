@@ -121,7 +121,7 @@ def test_no_direction_near_the_mean_is_better_for_the_worst_task(dtype, toleranc
 TURN = np.array([[1, 0, 0], [-0.5, 0.75**0.5, 0], [-0.5, -(0.75**0.5), 0]])
 DEPENDENT = {
     "the same twice": np.array([[3.0, 1, 0], [3, 1, 0], [-1, 2, 1]]),
-    "opposed": np.array([[1.0, 2, 0], [-1.1, -2.2, 0], [0, 0, 1]]),
+    "opposed": np.array([[1.0, 2, 0], [-1.1, -2.2, 0], [0, 0, 2.3]]),
     "three in a plane that cancel": TURN,
     "three in a plane, far apart in length": TURN * np.array([[1e-2], [1], [1e2]]),
     "all the same": np.ones((3, 3)),
