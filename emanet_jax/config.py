@@ -90,8 +90,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 1e-4
     config.optimizer.l2 = 1e-4
     config.optimizer.clip_norm = ml_collections.config_dict.placeholder(float)  # None: no clipping
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 0
+    config.optimizer.schedule = "cosine"  # ends just above 0; training/optim.py has the others
+    config.optimizer.warmup_steps = 0  # whose rate rises from 0 at the first step
 
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.every_steps = 500  # beside one at every evaluation

@@ -150,6 +150,11 @@ class GradientBalancing(Balancing, abc.ABC):
         """
 
 
+def divisor(x: Array) -> Array:
+    """The number itself, and 1 in place of 0: what is divided by it is then 0 as well."""
+    return jnp.where(x == 0, 1, x)
+
+
 def logarithm(losses: Losses) -> Losses:
     """Logarithms of losses; 0, with gradient 0, for tasks without a valid pixel."""
     return jnp.log(jnp.where(losses <= 0, 1, losses))  # NaN stays NaN

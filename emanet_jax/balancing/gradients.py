@@ -24,13 +24,12 @@ from emanet_jax.balancing.base import (
     Gram,
     Losses,
     TaskGrads,
+    divisor,
     gram_matrix,
     logarithm,
     setting,
     weighted_sum,
 )
-
-_TINY = 1e-30
 
 Weights = Float[Array, " k"]
 
@@ -46,28 +45,37 @@ class GramBalancing(GradientBalancing):
         self, grads: TaskGrads, gram: Gram, losses: Losses, state: Any, key: PRNGKeyArray
     ) -> Combined:
         """The weighted sum of the gradients."""
-        weights, state = self.grad_weights(gram, state, key)
+        with jax.default_matmul_precision("highest"):  # GPUs and TPUs would round to 3 digits
+            weights, state = self.grad_weights(gram, state, key)
         weights = jnp.where(solvers.present(gram), weights, 0)
         return Combined(weighted_sum(weights, grads), weights, state)
 
 
 def _in_random_order(
-    key: PRNGKeyArray, count: int, meet: Callable[[Weights, Array, Array], Weights]
+    gram: Gram, key: PRNGKeyArray, meet: Callable[[Array, Array, Array, Array], Array]
 ) -> Weights:
     """The weights of the sum of all gradients, after each has met all others in random order.
 
     Args:
+        gram: of the gradients.
         key: random.
-        count: K.
-        meet: (weights of task i's gradient so far, i, j) to its weights after it has met j's.
+        meet: gives the multiple of g_j / |g_j| that is added to x, which was g_i / |g_i| at first,
+            where x meets g_j; from x . g_j / |g_j|, |x|, i and j.
     """
+    cosines, norms = solvers.cosines(gram)
+    count, here = len(gram), solvers.present(gram)
 
-    def changed(task: Array, key: PRNGKeyArray) -> Weights:
-        start = jax.nn.one_hot(task, count)
-        order = jax.random.permutation(key, count)
-        return jax.lax.scan(lambda c, j: (meet(c, task, j), None), start, order)[0]
+    def changed(i: Array, key: PRNGKeyArray) -> Array:
+        def met(x: Array, j: Array) -> tuple[Array, None]:
+            size = jnp.sqrt(jnp.maximum(x @ cosines @ x, 0))
+            added = meet(x @ cosines[:, j], size, i, j)
+            return x.at[j].add(jnp.where(here[i] & here[j] & (i != j), added, 0)), None
 
-    return jax.vmap(changed)(jnp.arange(count), jax.random.split(key, count)).sum(axis=0)
+        start = jax.nn.one_hot(i, count, dtype=gram.dtype)
+        return jax.lax.scan(met, start, jax.random.permutation(key, count))[0]
+
+    units = jax.vmap(changed)(jnp.arange(count), jax.random.split(key, count))
+    return norms @ units / norms
 
 
 class PcGrad(GramBalancing):
@@ -79,12 +87,10 @@ class PcGrad(GramBalancing):
         Where they conflict, it is (g_i . g_j) / |g_j|^2 g_j.
         """
 
-        def meet(c: Weights, i: Array, j: Array) -> Weights:
-            dot = c @ gram[:, j]
-            part = dot / jnp.maximum(gram[j, j], _TINY)
-            return c.at[j].add(jnp.where((dot < 0) & (i != j), -part, 0).astype(c.dtype))
+        def meet(dot: Array, size: Array, i: Array, j: Array) -> Array:
+            return jnp.maximum(-dot, 0)
 
-        return _in_random_order(key, self.count, meet), state
+        return _in_random_order(gram, key, meet), state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,18 +114,16 @@ class GradVac(GramBalancing):
 
         Added to g_i is |g_i| (t sqrt(1-p^2) - p sqrt(1-t^2)) / (|g_j| sqrt(1-t^2)) g_j.
         """
-        usual, norms = solvers.cosines(gram)
 
-        def meet(c: Weights, i: Array, j: Array) -> Weights:
-            norm = jnp.sqrt(jnp.maximum(c @ gram @ c, _TINY))
-            p, t = jnp.clip(c @ gram[:, j] / (norm * norms[j]), -1, 1), state[i, j]
+        def meet(dot: Array, size: Array, i: Array, j: Array) -> Array:
+            p, t = jnp.clip(dot / divisor(size), -1, 1), state[i, j]
             sine, least = jnp.sqrt(1 - p**2), jnp.sqrt(jnp.maximum(1 - t**2, 1e-6))
-            part = norm * (t * sine - p * least) / (norms[j] * least)
-            return c.at[j].add(jnp.where((p < t) & (i != j), part, 0).astype(c.dtype))
+            return jnp.where(p < t, size * (t * sine / least - p), 0)
 
         here = solvers.present(gram)
+        usual, _ = solvers.cosines(gram)
         moved = jnp.where(here & here[:, None], self.rate * (usual - state), 0)
-        return _in_random_order(key, self.count, meet), state + moved
+        return _in_random_order(gram, key, meet), state + moved
 
 
 class Mgda(GramBalancing):
@@ -130,7 +134,11 @@ class Mgda(GramBalancing):
 
     def grad_weights(self, gram: Gram, state: Any, key: PRNGKeyArray) -> tuple[Weights, Any]:
         """The w with the least |G w|, at least 0 and summing to 1."""
-        return solvers.minimum_on_simplex(gram, jnp.zeros(self.count), jnp.ones(())), state
+        # The direction, of all that are as long, in which the worst task gains most.
+        w = solvers.best_for_worst(
+            gram, jnp.zeros(self.count, gram.dtype), jnp.ones((), gram.dtype)
+        )
+        return w / divisor(w.sum()), state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,11 +157,8 @@ class CaGrad(GramBalancing):
         """
         here = solvers.present(gram)
         mean = here / jnp.maximum(here.sum(), 1).astype(gram.dtype)
-        reach = self.radius * jnp.sqrt(jnp.maximum(mean @ gram @ mean, _TINY))
-        w = solvers.minimum_on_simplex(gram, gram @ mean, reach)
-        square = w @ gram @ w
-        seen = square > 1e-12 * jnp.trace(gram)  # else Pareto-stationary: the mean alone
-        return mean + jnp.where(seen, reach / jnp.sqrt(jnp.where(seen, square, 1)), 0) * w, state
+        reach = self.radius * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
+        return mean + solvers.best_for_worst(gram, mean, reach), state
 
 
 class ImtlG(GramBalancing):
@@ -236,10 +241,10 @@ class GradNorm(GradientBalancing):
         """
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0))
         here = jnp.maximum(solvers.present(gram).sum(), 1)
-        mean = jnp.maximum(norms.sum() / here, _TINY)
+        mean = divisor(norms.sum() / here)
         first = jnp.where(state.first > 0, state.first, losses)
-        ratios = losses / jnp.where(first > 0, first, 1)
-        lateness = ratios / jnp.maximum(ratios.sum() / here, _TINY)
+        ratios = losses / divisor(first)
+        lateness = ratios / divisor(ratios.sum() / here)
         grad = jnp.sign(norms - mean * lateness**self.alpha) * norms / state.weights / mean
         weights = jnp.maximum(state.weights - self.rate * grad, 1e-3)  # none may become negative
         ones = jnp.ones(self.count, gram.dtype)
@@ -267,14 +272,13 @@ class GradDrop(GradientBalancing):
         leaves, tree = jax.tree.flatten(grads)
         stay = []
         for leaf, number in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-            size = jnp.maximum(jnp.abs(leaf).sum(axis=0), _TINY)
-            purity = (1 + leaf.sum(axis=0) / size) / 2
+            purity = (1 + leaf.sum(axis=0) / divisor(jnp.abs(leaf).sum(axis=0))) / 2
             positive = purity > jax.random.uniform(number, purity.shape, purity.dtype)
             keep = jnp.where(positive, leaf > 0, leaf < 0)
             stay.append(jnp.where(keep, leaf, self.leak * leaf))
         products = (a * b for a, b in zip(stay, leaves, strict=True))
         squares = sum(x.reshape(self.count, -1).sum(axis=1) for x in products)
-        weights = squares / jnp.maximum(jnp.diagonal(gram), _TINY)
+        weights = squares / divisor(jnp.diagonal(gram))
         direction = jax.tree.unflatten(tree, [leaf.sum(axis=0) for leaf in stay])
         return Combined(direction, weights, state)
 
@@ -307,6 +311,6 @@ class DbMtl(GradientBalancing):
             lambda h, g: h if g is None else decay * h + (1 - decay) * g, state, grads
         )
         norms = jnp.sqrt(jnp.diagonal(gram_matrix(state)))
-        weights = norms.max() / jnp.where(norms > 0, norms, 1)
+        weights = norms.max() / divisor(norms)
         shared = jax.tree.map(lambda h, g: None if g is None else h, state, grads)
         return Combined(weighted_sum(weights, shared), weights, state)

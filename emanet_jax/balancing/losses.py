@@ -158,7 +158,7 @@ class Stch(Balancing):
         start = state.sums / jnp.maximum(state.steps, 1)
         above = logarithm(losses) - logarithm(start)
         # Tasks without a valid pixel do not count.
-        terms = jnp.where(losses > 0, above / self.mu, -1e4)
+        terms = jnp.where(losses > 0, above / self.mu, -1e30)
         worst = self.count * self.mu * jax.nn.logsumexp(terms)
         return jnp.where(state.steps < self.warmup_steps, logarithm(losses).sum(), worst)
 

@@ -1,4 +1,7 @@
-"""Learning-rate schedules and the optimiser chain."""
+"""Learning-rate schedules and the optimiser chain.
+
+Of N steps the first has the schedule's value at 0, the last its value at N - 1.
+"""
 
 import optax
 
@@ -6,18 +9,24 @@ from emanet_jax.errors import UserError
 
 
 def cosine(learning_rate: float, steps: int) -> optax.Schedule:
-    """Half a cosine from the learning rate to 0 at the last step."""
+    """Half a cosine from the learning rate r at the first step towards 0.
+
+    The last step's is r sin^2(pi / 2N), above 0, which would be that of the step after it.
+    """
     return optax.cosine_decay_schedule(learning_rate, max(steps, 1))
 
 
 def constant(learning_rate: float, steps: int) -> optax.Schedule:
-    """The learning rate as it is."""
+    """The learning rate as it is, at the first step as at the last."""
     del steps
     return optax.constant_schedule(learning_rate)
 
 
 def cosine_restarts(learning_rate: float, steps: int) -> optax.Schedule:
-    """Two half cosines with a warm restart between: 1/3 of the steps, then the other 2/3."""
+    """Two half cosines with a warm restart between: 1/3 of the steps, then the other 2/3.
+
+    The last step is the last of the second cosine: restarts never fall on it.
+    """
     first = steps // 3
     return optax.join_schedules(
         [cosine(learning_rate, first), cosine(learning_rate, steps - first)], [first]
@@ -25,7 +34,7 @@ def cosine_restarts(learning_rate: float, steps: int) -> optax.Schedule:
 
 
 def halved(learning_rate: float, steps: int) -> optax.Schedule:
-    """The learning rate, and half of it from the middle of the run on (MTAN's recipe)."""
+    """The learning rate, and half of it from step N // 2 to the last (MTAN's recipe)."""
     return optax.piecewise_constant_schedule(learning_rate, {steps // 2: 0.5})
 
 
@@ -40,7 +49,16 @@ SCHEDULES = {
 def make_schedule(
     name: str, learning_rate: float, total_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Learning rate by step: a linear warm-up from 0, then a schedule of the table `SCHEDULES`.
+    """Learning rate by step, from 0: a linear warm-up, then a schedule of the table `SCHEDULES`.
+
+    The warm-up's first step has the rate 0, and the step after the warm-up is the schedule's first,
+    of the steps that are left. Beyond the last step the rate is of no use.
+
+    Args:
+        name: of the schedule.
+        learning_rate: the largest.
+        total_steps: N, of the run.
+        warmup_steps: of these, for the warm-up.
 
     Raises:
         UserError: the name is unknown, or the warm-up does not fit into the run.

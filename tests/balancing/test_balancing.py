@@ -109,6 +109,9 @@ def test_stch_is_a_soft_maximum_of_what_is_left_of_the_losses():
     hard, _ = make("stch", mu=0.01)
     found = weights(hard, share * LOSSES, state) * share * LOSSES
     np.testing.assert_allclose(found, [0, 3, 0], atol=1e-4)
+    harder, _ = make("stch", mu=1e-5)
+    losses = share * LOSSES * np.array([1, 0, 1], np.float32)  # the worst has no valid pixel
+    np.testing.assert_allclose(weights(harder, losses, state) * losses, [0, 0, 3], rtol=1e-5)
 
 
 def test_famo_follows_its_recursion():

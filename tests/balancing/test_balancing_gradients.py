@@ -11,6 +11,7 @@ from scipy import optimize
 from emanet_jax import balancing
 from emanet_jax.balancing import solvers
 from emanet_jax.balancing.base import gram_matrix
+from emanet_jax.balancing.gradients import GramBalancing
 
 KEY = jax.random.key(0)
 SEEDS = range(4)
@@ -202,7 +203,7 @@ def test_fairgrad_is_stationary(seed, alpha):
 def test_aligned_mtl_has_condition_number_one(seed):
     g = gradients(seed)
     direction, _, _ = combined("aligned_mtl", g)
-    b = np.asarray(solvers.aligned(jnp.asarray(g @ g.T, jnp.float32)))
+    b = np.asarray(jax.jit(solvers.aligned)(jnp.asarray(g @ g.T, jnp.float32)))
     singular = np.linalg.svd(g.T @ b, compute_uv=False)
     np.testing.assert_allclose(singular, np.linalg.svd(g, compute_uv=False).min(), rtol=1e-2)
     np.testing.assert_allclose(direction, (g.T @ b).sum(axis=1), atol=1e-4 * np.abs(g).max())
@@ -280,13 +281,47 @@ def test_scaling_a_loss_changes_no_direction(name):
     assert abs(cosine(plain, g.sum(axis=0)) - cosine(plain, scaled.sum(axis=0))) > 0.01
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(balancing.methods_on("gradients")) - {"nash_mtl", "fairgrad"})
-)
-def test_scaling_all_losses_scales_the_direction(name):
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("name", balancing.methods_on("gradients"))
+def test_scaling_all_gradients_changes_no_weight(name, scale):
+    g = gradients(3, conflict=1.2)
+    (plain, w, _), (scaled, after, _) = combined(name, g), combined(name, scale * g)
+    # Nash bargaining's weights are those of an equation that is not homogeneous, FairGrad's too.
+    factor = scale ** {"nash_mtl": -1, "fairgrad": -4 / 3}.get(name, 0)
+    tolerance = 1e-4 * np.abs(plain).max()
+    np.testing.assert_allclose(scaled / scale / factor, plain, atol=tolerance)
+    np.testing.assert_allclose(after / factor, w, rtol=1e-3, atol=1e-4 * np.abs(w).max())
+
+
+@pytest.mark.parametrize("name", balancing.methods_on("gradients"))
+def test_what_is_not_finite_shows_in_the_direction(name):
     g = gradients(3)
-    plain, scaled = combined(name, g)[0], combined(name, 100 * g)[0]
-    np.testing.assert_allclose(scaled, 100 * plain, rtol=1e-3, atol=1e-3 * np.abs(scaled).max())
+    g[1, 7] = np.nan
+    assert np.isnan(combined(name, g)[0]).any()
+    if issubclass(balancing.METHODS[name], GramBalancing):
+        too_large_to_square = 1e25 * gradients(3)
+        assert not np.isfinite(combined(name, too_large_to_square)[0]).all()
+
+
+def operations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for part in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from operations(inner)
+
+
+@pytest.mark.parametrize("name", balancing.methods_on("gradients"))
+def test_products_are_not_rounded_to_half_precision(name):
+    method = balancing.make_balancing(name, dict.fromkeys("abc", 1.0), 2)
+    grads = {"a": jnp.ones((3, 4))}
+    state = method.init_state({"a": jnp.ones(4)})
+    combine = jax.make_jaxpr(method.combine)(grads, gram_matrix(grads), jnp.ones(3), state, KEY)
+    products = [x for x in operations(combine.jaxpr) if x.primitive.name == "dot_general"]
+    assert bool(products) == (name != "graddrop")
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert all(x.params["precision"] == highest for x in products)
 
 
 AWKWARD = {

@@ -180,6 +180,31 @@ def test_angles_by_hand():
     assert values["within_30_percent"] == pytest.approx(80)
 
 
+def angle_errors(degrees):
+    radians = np.deg2rad(degrees)[None, None, :, None]
+    prediction = np.concatenate([np.sin(radians), 0 * radians, np.cos(radians)], axis=-1)
+    label = np.broadcast_to([0.0, 0.0, 1.0], prediction.shape)
+    valid = np.ones_like(radians, bool)
+    return metrics.AngleErrors.of(*map(jnp.asarray, (prediction, label, valid)))
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [[12.34], [10, 30], [3, 170], [1, 1, 60], [1, 60, 60], [0, 180], [7, 7.01, 50, 90], [20] * 6],
+)
+def test_median_of_few_angles_is_numpys(degrees):
+    errors = angle_errors(np.array(degrees, np.float32))
+    assert errors.compute()["median_deg"] == pytest.approx(np.median(degrees), abs=0.051)
+    both = metrics.total([errors, errors])
+    assert both.compute()["median_deg"] == pytest.approx(np.median(degrees), abs=0.051)
+
+
+def test_median_of_many_angles_is_interpolated_in_its_bin():
+    # Evenly in one bin of 0.05 degrees: far closer than its width.
+    degrees = np.linspace(30.001, 30.049, 1001, dtype=np.float32)
+    assert angle_errors(degrees).compute()["median_deg"] == pytest.approx(30.025, abs=1e-3)
+
+
 def test_saliency_by_hand():
     label = jnp.array([1, 1, 0, 0, 255], jnp.uint8).reshape(1, 1, 5, 1)
     prediction = jnp.array([0.92, 0.42, 0.62, 0.12, 0.99]).reshape(1, 1, 5, 1)

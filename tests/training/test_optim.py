@@ -8,32 +8,44 @@ from emanet_jax.errors import UserError
 from emanet_jax.training import optim
 
 
-def test_cosine_starts_after_warmup_and_ends_at_zero():
-    schedule = optim.make_schedule("cosine", 1e-3, total_steps=100, warmup_steps=10)
-    assert schedule(0) == 0
-    assert schedule(5) == pytest.approx(5e-4)
-    assert schedule(10) == pytest.approx(1e-3)
-    assert schedule(55) == pytest.approx(5e-4)
-    assert schedule(100) == pytest.approx(0, abs=1e-9)
+def last_of_cosine(steps):
+    """The share of the learning rate that the last of these steps has."""
+    return np.sin(np.pi / 2 / steps) ** 2
+
+
+# Steps of a run of 12, the first and the last among them, to shares of the learning rate.
+WITHOUT_WARMUP = {
+    "cosine": {0: 1, 6: 0.5, 11: last_of_cosine(12)},
+    "cosine_restarts": {0: 1, 2: 0.5, 3: last_of_cosine(4), 4: 1, 8: 0.5, 11: last_of_cosine(8)},
+    "halved": {0: 1, 5: 1, 6: 0.5, 11: 0.5},
+    "constant": {0: 1, 6: 1, 11: 1},
+}
+AFTER_3_STEPS = {
+    "cosine": {0: 0, 1: 1 / 3, 3: 1, 6: 0.75, 9: 0.25, 11: last_of_cosine(9)},
+    "cosine_restarts": {0: 0, 2: 2 / 3, 3: 1, 5: 0.25, 6: 1, 9: 0.5, 11: last_of_cosine(6)},
+    "halved": {0: 0, 1: 1 / 3, 3: 1, 6: 1, 7: 0.5, 11: 0.5},
+    "constant": {0: 0, 1: 1 / 3, 3: 1, 6: 1, 11: 1},
+}
+
+
+@pytest.mark.parametrize("warmup, table", [(0, WITHOUT_WARMUP), (3, AFTER_3_STEPS)])
+@pytest.mark.parametrize("name", list(optim.SCHEDULES))
+def test_rates_of_the_first_the_last_and_steps_between(name, warmup, table):
+    schedule = optim.make_schedule(name, 1e-3, total_steps=12, warmup_steps=warmup)
+    found = {step: float(schedule(step)) / 1e-3 for step in table[name]}
+    assert found == pytest.approx(table[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", list(optim.SCHEDULES))
-def test_every_schedule_without_warmup_starts_at_the_learning_rate(name):
-    assert optim.make_schedule(name, 1e-3, total_steps=10)(0) == pytest.approx(1e-3)
+def test_a_run_that_is_all_warmup_ends_below_the_learning_rate(name):
+    schedule = optim.make_schedule(name, 1e-3, total_steps=4, warmup_steps=4)
+    found = [float(schedule(step)) for step in range(4)]
+    assert found == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4])
 
 
-def test_restarts_end_exactly_at_the_last_step():
-    schedule = optim.make_schedule("cosine_restarts", 1e-3, total_steps=90)
-    assert schedule(15) == pytest.approx(5e-4)
-    assert schedule(29) < 5e-6
-    assert schedule(30) == pytest.approx(1e-3)
-    assert schedule(60) == pytest.approx(5e-4)
-    assert schedule(90) == pytest.approx(0, abs=1e-9)
-
-
-def test_halved_is_halved_in_the_middle():
-    schedule = optim.make_schedule("halved", 1e-3, total_steps=10)
-    assert [float(schedule(step)) for step in (4, 6, 9)] == pytest.approx([1e-3, 5e-4, 5e-4])
+@pytest.mark.parametrize("name", ["cosine", "cosine_restarts"])
+def test_cosines_would_be_zero_after_the_last_step(name):
+    assert optim.make_schedule(name, 1e-3, total_steps=12)(12) == pytest.approx(0, abs=1e-9)
 
 
 def test_unknown_schedule_and_long_warmup_are_said():
