@@ -19,16 +19,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.data import files, geometry, records
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import tasks_for
 
 SPLITS = ("train", "val")
-HOLDS = {
-    "mtan": "{train,val}/{image,label_7,label_19,depth}/0.npy, 1.npy, ...",
-    "official": "leftImg8bit/{train,val}, gtFine/{train,val} and disparity/{train,val}",
-}
 
 # Layout `official`: the folder and the end of the name of each field's files.
 OFFICIAL_FIELDS = {
@@ -52,7 +49,7 @@ def builder(data: ConfigDict) -> records.RecordsBuilder:
     layout, image_size = data.layout, tuple(data.image_size)
     tasks = tasks_for("cityscapes", classes=data.classes)
     classes = tasks[0].channels
-    root = files.manual_dir(data.manual_dir, HOLDS[layout])
+    root = files.manual_dir(data.manual_dir, menu.LAYOUTS["cityscapes"][layout])
     if layout == "mtan":
         listing = {split: _mtan_entries(root, split, classes) for split in SPLITS}
         files.check_npy_size(listing["train"][0].paths["image"], image_size)

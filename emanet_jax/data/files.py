@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.errors import UserError
 
 # Raised for a damaged .npy file: its header is parsed as Python.
@@ -49,6 +51,17 @@ def manual_dir(value: str, holds: str) -> Path:
     if not os.path.isdir(root):  # False for any name that the system refuses
         raise UserError(f"config.data.manual_dir: there is no folder {root}.")
     return root
+
+
+def check_source(data: ConfigDict) -> None:
+    """Looks for the folder or file that config.data.manual_dir names, not into it.
+
+    Raises:
+        UserError: it is not set or not there, but the data set is built from files.
+    """
+    holds = menu.LAYOUTS.get(data.dataset, {}).get(data.layout)
+    if holds and not os.path.isfile(os.path.expanduser(data.manual_dir)):
+        manual_dir(data.manual_dir, holds)
 
 
 def signs(negate_normals: str) -> np.ndarray:

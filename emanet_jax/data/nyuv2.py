@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.data import files, geometry, records
 from emanet_jax.data.normals import normals_from_depth
 from emanet_jax.errors import UserError
@@ -26,12 +27,13 @@ from emanet_jax.tasks import tasks_for
 SPLITS = ("train", "val")
 IGNORE = 255
 VERSION = "1.0.0"
+LAYOUTS = menu.LAYOUTS["nyuv2"]
 
 # Layout `mtan`: the folder of each field and the number of its channels; 0: no channel axis.
 MTAN_FIELDS = {"image": 3, "label": 0, "depth": 1, "normal": 3}
 
 # Layout `labeled`: type of each field's array, and its shape with n images of h x w pixels.
-LABELED_FILE = "nyu_depth_v2_labeled.mat"
+LABELED_FILE = LAYOUTS["labeled"]
 LABELED_FIELDS = {
     "images": (np.uint8, "(n, 3, w, h)"),
     "depths": (np.float32, "(n, w, h)"),
@@ -95,9 +97,7 @@ def _mtan_builder(data: ConfigDict) -> records.RecordsBuilder:
         )
     image_size = tuple(data.image_size)
     signs = files.signs(data.negate_normals)
-    root = files.manual_dir(
-        data.manual_dir, "{train,val}/{image,label,depth,normal}/0.npy, 1.npy, ..."
-    )
+    root = files.manual_dir(data.manual_dir, LAYOUTS["mtan"])
     listing = {
         split: files.numbered(root, split, {field: field for field in MTAN_FIELDS})
         for split in SPLITS

@@ -16,7 +16,6 @@ from etils import epath
 
 from emanet_jax.config import read_config, to_json, value_at
 from emanet_jax.errors import UserError
-from emanet_jax.training import sharding
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -91,6 +90,8 @@ def claimed(workdir: epath.Path, config: ml_collections.ConfigDict) -> Iterator[
     Raises:
         UserError: the workdir is in use or, now or while the block runs, cannot be written.
     """
+    from emanet_jax.training import sharding  # loads JAX, which reading a run's config can spare
+
     with contextlib.ExitStack() as held:
 
         def take() -> None:
