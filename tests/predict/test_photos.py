@@ -123,7 +123,7 @@ def test_files_folders_and_globs(tmp_path):
     assert find("{}") == ["a.png", "b.JPG", "c,d[1].webp", *below]
     assert find("{}/out") == ["out/a.png"]
     assert find("{}/*.t*") == ["notes.txt"]
-    assert find("{}/**/*.t*") == ["inner/e.tif", "notes.txt"]
+    assert find("{}/**/*.t*") == ["inner/e.tif", "notes.txt", "text/only.txt"]
     assert find("{0}/a.png,{0}/inner", "{0}/*.png") == ["a.png", *below[:2]]
     assert find("{0}/a.png", "{0}/b.JPG", "{0}/inner") == ["a.png", "b.JPG", *below[:2]]
     assert find("{}/c,d[1].webp") == ["c,d[1].webp"]
