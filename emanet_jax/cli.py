@@ -227,7 +227,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except UserError:
         raise
     except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown_flag(error.flagname)) from error
+        raise _unknown_flag(error.flagname) from error
     except (MemoryError, RecursionError) as error:  # absl's and Python's for words without end
         longest = max(argv, key=len)
         raise UserError(f"{longest} is too long, or too deeply nested, to be read.") from error
@@ -270,11 +270,11 @@ def _repeated(args: list[str]) -> list[str]:
     return words
 
 
-def _unknown_flag(name: str) -> str:
-    """The sentence about a flag that the command does not have, or has as a key of the config."""
+def _unknown_flag(name: str) -> UserError:
+    """The error about a flag that the command does not have, or has as a key of the config."""
     known = list(flags.FLAGS)
     if "config" in known:
         known += [f"config.{key}" for key in flatten(default_config())]
     if name in known:
-        return f"--{name} changes a config: give --config too, such as --config=synthrooms."
-    return f"--{name} is no flag of this command; --help lists them{end(name, known)}"
+        return UserError(f"--{name} changes a config: give --config, such as --config=synthrooms.")
+    return UserError(f"--{name} is no flag of this command; --help has all{end(name, known)}")

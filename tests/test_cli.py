@@ -180,7 +180,7 @@ WRONG = {
     ),
     "a key without a config": (
         ("emanet_jax.main", "--workdir=x", "--config.batch_size=4"),
-        "--config.batch_size changes a config: give --config too",
+        "--config.batch_size changes a config: give --config, such",
     ),
     "a key": (
         (*ROOMS, "--config.batchsize=4"),

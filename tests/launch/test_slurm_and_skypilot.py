@@ -132,9 +132,9 @@ def test_what_a_skypilot_node_runs(project, nodes):
     [
         ("", []),
         ("--a=1  --b=*\n--c=$HOME", ["--a=1", "--b=*", "--c=$HOME"]),
-        ("--config.tasks=\"('depth',)\" --d='a  b' --e=a\\ b", ["--config.tasks=('depth',)", "--d=a  b", "--e=a b"]),
+        ("--a=\"('depth',)\" --d='a  b' --e=a\\ b", ["--a=('depth',)", "--d=a  b", "--e=a b"]),
     ],
-)  # fmt: skip
+)
 def test_the_arguments_of_a_skypilot_task_arrive_as_a_shell_reads_them(project, written, words):
     done = skypilot(project, ARGUMENTS=written)
     assert done.returncode == 0, done.stderr
