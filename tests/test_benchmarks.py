@@ -202,7 +202,10 @@ def test_train_step_prints_its_table(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--precision=float16", "is unknown; choose from float32, bfloat16."),
+        (
+            "--precision=float16",
+            "is unknown; choose from float32, bfloat16; did you mean 'bfloat16'?",
+        ),
         ("--networks=unet", "is unknown; choose from stl, hps, "),
         ("--batch=0", "is no number of images; write it as 8, or 8,32."),
     ],
