@@ -149,6 +149,10 @@ WRONG = {
         ("emanet_jax.predict", "--workdir=x", "--images=empty", "--output=x"),
         "--images=empty holds no picture",
     ),
+    "no video": (
+        ("emanet_jax.predict", "--workdir=x", "--video=gone.mp4", "--output=x"),
+        r"--video=gone\.mp4: there is no such file",
+    ),
     "networks of the menu": (
         ("emanet_jax.models", "--model=hps,emanet"),
         "--model=emanet is unknown; .*; did you mean 'ema_net'?",

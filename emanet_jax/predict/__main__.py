@@ -49,7 +49,7 @@ _LOG = logging.getLogger("emanet_jax.predict")
 
 
 def _command() -> int:
-    if bool(_IMAGES.value) == (_VIDEO.value is not None):
+    if bool(_IMAGES.value) == bool(_VIDEO.value):
         raise UserError("give either --images, such as --images=photos, or --video.")
     if _IMAGES.value and not (_FIGURES.value or _ARRAYS.value):
         raise UserError("--nofigures and --noarrays together leave nothing to write.")
@@ -57,9 +57,12 @@ def _command() -> int:
     output = Path(_OUTPUT.value).expanduser()
 
     # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax.predict import photos
+    from emanet_jax.predict import photos, video
     from emanet_jax.training import workdir
 
+    source = os.path.expanduser(_VIDEO.value or "")
+    if source:
+        video.check_source(source)
     paths = photos.find(_IMAGES.value, output) if _IMAGES.value else []
     directory = workdir.absolute(epath.Path(_WORKDIR.value).expanduser())
     workdir.load_config(directory)
@@ -73,9 +76,8 @@ def _command() -> int:
         "%s: %s on %s, images of %dx%d.",
         *(trained.checkpoint, trained.config.model.name, trained.config.model.backbone, h, w),
     )
-    if _VIDEO.value is not None:
+    if source:
         network = inference.AnySize(trained, _BATCH_SIZE.value)
-        source = os.path.expanduser(_VIDEO.value)
         path = output / f"{Path(source).stem}.mp4"
         count = loops.write_video(network, source, path, every=_EVERY.value, seconds=_SECONDS.value)
         _LOG.info("%s: %d frames.", path, count)
