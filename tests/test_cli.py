@@ -61,7 +61,7 @@ def test_help_is_there_at_once(script):
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     flag = "points" if script.endswith(".ctal") else "config|workdir|model|layouts|sizes"
     assert any(f"--{name}" in done.stdout for name in flag.split("|"))
-    assert f"{script}" in done.stdout  # an example
+    assert script in done.stdout  # in an example
 
 
 def test_help_of_main_shows_an_example_and_where_the_keys_are():
