@@ -1,10 +1,10 @@
 """Time, memory and operations of a training step and of inference, as the training loop has them.
 
-    python -m benchmarks.train_step --config=configs/nyuv2.py:model=ema_net --batch=8
-    python -m benchmarks.train_step --config=configs/nyuv2.py --all --csv=runs/steps.csv
-    python -m benchmarks.train_step --config=configs/nyuv2.py --networks=hps,ema_net \\
+    python -m benchmarks.train_step --config=nyuv2:model=ema_net --batch=8
+    python -m benchmarks.train_step --config=nyuv2 --all --csv=runs/steps.csv
+    python -m benchmarks.train_step --config=nyuv2 --networks=hps,ema_net \\
         --precision=float32,bfloat16 --batch=8,32 --config.remat=blocks --config.accumulate=4
-    python -m benchmarks.train_step --config=configs/nyuv2.py:model=hps --phases=train \\
+    python -m benchmarks.train_step --config=nyuv2:model=hps --phases=train \\
         --balancing=equal,famo,pcgrad,mgda
     JAX_NUM_CPU_DEVICES=4 python -m benchmarks.train_step ... --config.mesh.spatial=2
 
@@ -21,17 +21,14 @@ import itertools
 import math
 import pathlib
 import re
-from collections.abc import Sequence
 
-import jax
 from absl import flags
 
-from benchmarks import common
-from emanet_jax import cli
-from emanet_jax.balancing import METHODS
+from emanet_jax import cli, menu
+from emanet_jax.config import CHOICES, SHORT
 from emanet_jax.errors import UserError
 
-_CONFIG = cli.define_config()
+_CONFIG = cli.define_config(required=True)
 _BATCH = flags.DEFINE_list("batch", ["8"], "Images in a batch; several: one after the other.")
 _PRECISION = flags.DEFINE_list("precision", ["float32"], "float32, bfloat16 or both.")
 _NETWORKS = flags.DEFINE_list("networks", [], "Each on its usual backbone; none: the config's.")
@@ -43,23 +40,21 @@ _CSV = flags.DEFINE_string("csv", "", "File for the table.")
 _TRACES = flags.DEFINE_string("traces", "", "Folder for traces.")
 
 
-def _check_choices(flag: str, known: Sequence[str]) -> None:
-    for value in flags.FLAGS[flag].value:
-        if value not in known:
-            raise UserError(f"--{flag}={value} is unknown; choose from {', '.join(known)}.")
-
-
 def _command() -> None:
-    if _CONFIG.value is None:
-        raise UserError("--config is missing; give one such as --config=configs/nyuv2.py.")
-    _check_choices("precision", ("float32", "bfloat16"))
-    _check_choices("phases", ("train", "predict"))
+    precisions = [SHORT.get(name, name) for name in _PRECISION.value]
+    cli.check_names("precision", precisions, CHOICES["precision"])
+    cli.check_names("phases", _PHASES.value, ("train", "predict"))
+    cli.check_names("networks", _NETWORKS.value, menu.NETWORKS)
+    cli.check_names("balancing", _BALANCING.value, menu.METHODS)
     for value in _BATCH.value:
         if not re.fullmatch("[1-9][0-9]{0,5}", value):
             raise UserError(f"--batch={value} is no number of images; write it as 8, or 8,32.")
+    # Imported here, so that flags are checked and --help answers before the libraries load.
+    import jax
+
+    from benchmarks import common
+
     usual = common.usual_networks()
-    _check_choices("networks", tuple(usual))
-    _check_choices("balancing", tuple(METHODS))
     stats = jax.devices()[0].memory_stats()  # None: CPUs do not say
     most_mib = stats["bytes_limit"] / 2**20 if stats else math.inf
     size = " x ".join(map(str, _CONFIG.value.data.image_size))
@@ -68,7 +63,7 @@ def _command() -> None:
     for name, method, precision, batch, phase in itertools.product(
         (usual if _ALL.value else _NETWORKS.value) or [""],
         _BALANCING.value or [""],
-        _PRECISION.value,
+        precisions,
         map(int, _BATCH.value),
         _PHASES.value,
     ):

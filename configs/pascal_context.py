@@ -1,6 +1,6 @@
 r"""PASCAL-Context, five tasks, 512x512: the recipe of EMA-Net's paper (arXiv 2401.11124).
 
-    python -m emanet_jax.main --config=configs/pascal_context.py --workdir=runs/pascal_context \
+    python -m emanet_jax.main --config=pascal_context --workdir=runs/pascal_context \
         --config.data.manual_dir=/data/PASCALContext --config.model.pretrained=swin_v2_s.pth
 
 `manual_dir` is the folder PASCALContext of the tarball that InvPT's authors share
@@ -10,8 +10,8 @@ from it take about 8 GB, and as much as 30 GB while they are built (estimated). 
 torchvision's ImageNet model, https://download.pytorch.org/models/swin_v2_s-637d8ceb.pth; without it
 the network starts from random weights.
 
-Other networks: --config=configs/pascal_context.py:model=pad_net, and with another backbone
-configs/pascal_context.py:model=hps,backbone=swin_v2_t. All get 70 epochs of batches of 8, Adam
+Other networks: --config=pascal_context:model=pad_net, and with another backbone
+pascal_context:model=hps,backbone=swin_v2_t. All get 70 epochs of batches of 8, Adam
 2e-5, cosine; EMA-Net doubles the weight of segmentation, PAP-Net clips gradients at 2 and not 10.
 The multi-scale networks are built on HRNet-W18, those of SegNet on SegNet, with the same recipe.
 Not run.

@@ -10,14 +10,14 @@ import json
 import math
 import os
 import runpy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 from etils import epath
 
-from emanet_jax import strict_json
-from emanet_jax.errors import UserError
+from emanet_jax import menu, strict_json
+from emanet_jax.errors import UserError, check_name, end
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -148,7 +148,7 @@ def from_argument(arg: str | None, backbone: str = "hrnet_w18") -> ml_collection
         if not separator or key not in ARGUMENTS:
             raise UserError(
                 f"config argument '{part}' is not understood; it must be KEY=VALUE with KEY one "
-                f"of {', '.join(ARGUMENTS)}, as in configs/nyuv2.py:model=hps."
+                f"of {', '.join(ARGUMENTS)}, as in nyuv2:model=hps{end(key, ARGUMENTS)}"
             )
         chosen[key] = value
     config = default_config()
@@ -180,10 +180,6 @@ def _positive(high: int) -> Rule:
     return Rule(f"positive and at most {high}", lambda x: 0 < x <= high)
 
 
-def _one_of(*values: str) -> Rule:
-    return Rule(f"one of {', '.join(values)}", lambda x: x in values)
-
-
 def _is_size(value: tuple[int, ...]) -> bool:
     return len(value) == 2 and all(32 <= side <= LARGEST_SIDE and side % 32 == 0 for side in value)
 
@@ -213,9 +209,6 @@ RULES: dict[str, Rule] = {
     "max_bad_steps": _COUNT,
     "figure_images": _COUNT,
     "figure_every_steps": _between(0, 10**9),
-    "image_statistics": _one_of("imagenet", "unit"),
-    "precision": _one_of("float32", "bfloat16"),
-    "host_metrics": _one_of("always", "last", "never"),
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep_latest": _COUNT,
     "checkpoint.keep_best": _COUNT,
@@ -226,6 +219,22 @@ RULES: dict[str, Rule] = {
     ),
 }
 
+# The names that a value is one of.
+CHOICES: dict[str, Collection[str]] = {
+    "model.name": menu.NETWORKS,
+    "model.backbone": menu.BACKBONES,
+    "model.variant": ("paper", "released"),
+    "balancing": menu.METHODS,
+    "task_gradients": ("looped", "vmapped"),
+    "data.dataset": menu.DATASETS,
+    "image_statistics": ("imagenet", "unit"),
+    "precision": ("float32", "bfloat16"),
+    "remat": ("nothing", "blocks", "everything"),
+    "host_metrics": ("always", "last", "never"),
+    "optimizer.schedule": ("cosine", "cosine_restarts", "halved", "constant"),
+}
+SHORT = {"bf16": "bfloat16", "fp32": "float32"}  # other spellings of a precision
+
 _TYPES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
@@ -235,13 +244,19 @@ def value_at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Looks at every value of a config that is complete.
+    """Looks at every value of a config that is complete, by itself; imports no large library.
 
     Raises:
-        UserError: a key is missing or surplus, or a value is not of its type or out of its range.
+        UserError: a key is missing or surplus, or a value is not of its type, out of its range or
+            an unknown name.
     """
     _check_types(config, default_config(), "", "the config")
     load_extension(config["extension"])
+    for key, names in CHOICES.items():
+        check_name(f"config.{key}", value_at(config, key), names)
+    data = config["data"]
+    menu.check_layout(data["dataset"], data["layout"])
+    menu.check_tasks(data["dataset"], config["tasks"], menu.TASKS[data["dataset"]])
     for key, rule in RULES.items():
         _check(key, value_at(config, key), rule)
     for name, weight in config["task_weights"].items():
@@ -260,6 +275,13 @@ def _check_finite(name: str, value: Any) -> None:
             _check_finite(name, x)
     elif isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} is {value!r}; it must be finite.")
+
+
+def spell_out(config: ml_collections.ConfigDict) -> None:
+    """Replaces the short spelling of a value by its name, in place."""
+    precision = config.get("precision")
+    if isinstance(precision, str):
+        config.precision = SHORT.get(precision, precision)
 
 
 def _check(key: str, value: Any, rule: Rule) -> None:

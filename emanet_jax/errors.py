@@ -1,5 +1,6 @@
-"""The one error that is the user's to correct, how registries raise it, and names in messages."""
+"""The one error that is the user's to correct, and names in its message."""
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
@@ -30,28 +31,29 @@ def choose(what: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     """Looks a name up.
 
     Raises:
-        UserError: it is not among the choices, which the message lists.
+        UserError: as `check_name`.
     """
-    if name not in choices:
-        raise UserError(f"{what} is {name!r}; choose from {', '.join(choices)}.")
+    check_name(what, name, choices)
     return choices[name]
 
 
-def register(
-    what: str, name: str, entry: Choice, registry: dict[str, Choice], own: Collection[str]
-) -> None:
-    """Adds a user's entry to a registry, or replaces it, as a cell of a notebook that runs again.
-
-    Args:
-        what: kind of the entry, for the message.
-        name: of the entry.
-        entry: what `choose` gives for it.
-        registry: of this package.
-        own: the names that this package gave its own entries.
+def check_name(what: str, name: str, choices: Collection[str]) -> None:
+    """Checks that a name is known.
 
     Raises:
-        UserError: the name is one of these.
+        UserError: it is not among the choices, which the message lists.
     """
-    if name in own:
-        raise UserError(f"{what} '{name}' is one of this package's own; choose another name.")
-    registry[name] = entry
+    if name not in choices:
+        raise UserError(f"{what} is {name!r}; choose from {', '.join(choices)}{end(name, choices)}")
+
+
+def end(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the known one that was meant, if one is near.
+
+    Of names such as "model.backbone" the last part is compared, whatever group it is looked for in.
+    """
+    last = {x: x.rpartition(".")[2] for x in known}
+    spelt = name.rpartition(".")[2].lower().replace("-", "_")
+    near = difflib.get_close_matches(spelt, dict.fromkeys(last.values()), n=1)
+    meant = difflib.get_close_matches(name, [x for x in last if last[x] in near], n=1, cutoff=0)
+    return f"; did you mean '{meant[0]}'?" if meant else "."

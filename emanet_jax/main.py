@@ -1,8 +1,12 @@
 """Trains a network, or evaluates a run.
 
-    python -m emanet_jax.main --config=configs/nyuv2.py:model=ema_net --workdir=runs/nyuv2 \\
-        --config.data.manual_dir=/data/nyuv2
+    python -m emanet_jax.main --config=synthrooms --workdir=runs/quickstart
+    python -m emanet_jax.main --config=nyuv2:model=ema_net --workdir=runs/nyuv2 \\
+        --config.data.manual_dir=/data/nyuv2 --config.tasks=semseg,depth --config.precision=bf16
     python -m emanet_jax.main --mode=eval --workdir=runs/nyuv2
+
+--config names a recipe of configs/, or a file; --config.KEY=VALUE changes any of the keys that
+emanet_jax/config.py lists with their defaults.
 
 Started again with the same flags, it goes on where it stopped; --allow_config_change lets it go on
 with other settings, such as more epochs. The exit status is 0 when the run is
@@ -26,10 +30,11 @@ import pathlib
 from absl import flags
 
 from emanet_jax import cli
+from emanet_jax.config import check_config
 from emanet_jax.errors import UserError
 
 _CONFIG = cli.define_config()
-_WORKDIR = cli.define_path("workdir", "Folder of the run: checkpoints, metrics, figures.")
+_WORKDIR = cli.define_path("workdir", "Folder of the run: checkpoints, metrics and figures.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate a workdir.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "Which checkpoint --mode=eval takes."
@@ -47,8 +52,17 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", low
 
 def _command() -> int:
     if _MODE.value == "train" and _CONFIG.value is None:
-        raise UserError("--mode=train needs --config, such as --config=configs/synthrooms.py.")
+        raise UserError("--mode=train needs --config, such as --config=synthrooms.")
     # Imported here, so that flags are checked and --help answers before the libraries load.
+    from emanet_jax.data import files
+    from emanet_jax.training import workdir
+
+    if _MODE.value == "train":
+        config = _CONFIG.value
+    else:
+        config = workdir.load_config(workdir.absolute(_WORKDIR.value))
+        check_config(config)
+    files.check_source(config.data)
     from emanet_jax.training import sharding
 
     sharding.connect(

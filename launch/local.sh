@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command in this project's own environment, from the project's root:
-#   ./launch/local.sh python -m emanet_jax.main --config=configs/synthrooms.py --workdir=runs/quickstart
+#   ./launch/local.sh python -m emanet_jax.main --config=synthrooms --workdir=runs/quickstart
 #   ./launch/local.sh pytest
 # The first use makes .venv from requirements.txt; so does the first use after requirements.txt changed.
 # PYTHON=/path/to/python chooses the interpreter (3.11 or later; default python3).

@@ -7,7 +7,7 @@
 # A Slurm job: one process a task, so ask for a task a GPU. From the project's root, on a login node:
 #   EXTRA="jax[cuda12]" ./launch/local.sh true     # installs; nodes often have no network
 #   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --time=08:00:00 --partition=gpu launch/slurm.sh \
-#       --config=configs/nyuv2.py --workdir=/shared/runs/nyuv2 --config.data.manual_dir=/shared/nyuv2
+#       --config=nyuv2 --workdir=/shared/runs/nyuv2 --config.data.manual_dir=/shared/nyuv2
 # Two minutes before the time is up (--signal) the run saves and exits with status 75, and the job is queued
 # again. At a pre-emption Slurm itself does both. The project, its .venv and the workdir must be on a disk
 # that all nodes share.

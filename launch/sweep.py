@@ -1,6 +1,6 @@
 """Trains a table of networks and seeds, several at a time, and ends in their report.
 
-    ./launch/local.sh python launch/sweep.py --config=configs/synthrooms.py --workdir=runs/sweep \\
+    ./launch/local.sh python launch/sweep.py --config=synthrooms --workdir=runs/sweep \\
         --networks=stl,hps,ema_net --seeds=0,1,2 --parallel=2 --config.epochs=4
 
 Each run is `python -m emanet_jax.main` in WORKDIR/NETWORK/seedSEED, with its config in sweep.json
@@ -31,10 +31,11 @@ from ml_collections import ConfigDict, config_flags
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # where the package is, for a script that is started by its path
 
-from emanet_jax import cli  # noqa: E402
+from emanet_jax import cli, menu  # noqa: E402
+from emanet_jax.config import check_config, spell_out, to_json  # noqa: E402
 from emanet_jax.errors import UserError  # noqa: E402
 
-_CONFIG = cli.define_config()
+cli.define_config(required=True)
 _WORKDIR = cli.define_path("workdir", "Folder that gets a folder for each run, and the report.")
 _NETWORKS = flags.DEFINE_list("networks", None, "Networks, such as stl,hps,ema_net.", required=True)
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of each, such as 0,1,2.")
@@ -72,14 +73,14 @@ def table(
     """{folder: config} of all runs of the first seed, then of the second.
 
     Args:
-        config_file: PATH or PATH:ARGUMENT of a recipe.
+        config_file: the name or the path of a recipe, or either with :ARGUMENT.
         overrides: {KEY: value} of --config.KEY=VALUE.
-        networks: names of models.NETWORKS.
+        networks: their names.
         seeds: of each network.
         balancings: methods that each network is trained with; (): the recipe's own.
     """
     path, _, argument = config_file.partition(":")
-    get_config = runpy.run_path(path)["get_config"]
+    get_config = runpy.run_path(cli.find_recipe(path))["get_config"]
     runs = {}
     for seed, network, balancing in itertools.product(seeds, networks, balancings or ("",)):
         config = get_config(",".join(filter(None, [argument, f"model={network}"])))
@@ -87,6 +88,7 @@ def table(
         for key, value in {**overrides, **varied, "seed": seed}.items():
             *groups, last = key.split(".")
             functools.reduce(operator.getitem, groups, config)[last] = value
+        spell_out(config)
         runs[f"{'-'.join(filter(None, [network, balancing]))}/seed{seed}"] = config
     return runs
 
@@ -181,23 +183,13 @@ def train(
 
 
 def _command() -> int:
-    # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax import models
-    from emanet_jax.balancing import METHODS
-    from emanet_jax.config import check_config
-    from emanet_jax.training import workdir
-
-    if _CONFIG.value is None:
-        raise UserError("--config is missing, such as --config=configs/synthrooms.py.")
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
     if recipe.endswith(".json"):
         raise UserError(f"--config={recipe.rpartition(':')[2]} is of one network; give a recipe.")
     if "://" in _WORKDIR.value:
         raise UserError(f"--workdir={_WORKDIR.value} must be on a disk; start single runs there.")
-    for flag, known in (("networks", models.NETWORKS), ("balancing", METHODS)):
-        for name in flags.FLAGS[flag].value:
-            if name not in known:
-                raise UserError(f"--{flag}={name} is unknown; choose from {', '.join(known)}.")
+    cli.check_names("networks", _NETWORKS.value, menu.NETWORKS)
+    cli.check_names("balancing", _BALANCING.value, menu.METHODS)
     if not all(x.isascii() and x.isdecimal() for x in _SEEDS.value) or not _SEEDS.value:
         raise UserError(f"--seeds={','.join(_SEEDS.value)} must be numbers such as 0,1,2.")
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -215,7 +207,7 @@ def _command() -> int:
     directory = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     commands = {}
     for folder, config in runs.items():
-        run, text = directory / folder, workdir.to_json(config)
+        run, text = directory / folder, to_json(config)
         try:
             run.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU VM or pod slice:
 #   ./launch/tpu_vm.sh run --name=ema --zone=us-central2-b --type=v4-8 -- \
-#       --config=configs/nyuv2.py --workdir=gs://bucket/nyuv2 && \
+#       --config=nyuv2 --workdir=gs://bucket/nyuv2 && \
 #   ./launch/tpu_vm.sh delete --name=ema --zone=us-central2-b
 # What stands behind -- goes to python -m emanet_jax.main --distributed=auto on every worker. Ctrl-C ends the
 # following alone; the same command follows again. docs/clusters.md has the rest.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, ctal, input_pipeline, scale
+from benchmarks import common, ctal, ctal_costs, input_pipeline, scale, scale_series
 from emanet_jax import models
 from emanet_jax.models.affinity import IMPLEMENTATIONS
 from emanet_jax.tasks import DATASETS
@@ -31,8 +31,8 @@ def command(module: str, *arguments: str, check: bool = True) -> subprocess.Comp
 
 
 def test_benchmarks_import_without_tensorflow():
-    code = "import sys, benchmarks.ctal, benchmarks.input_pipeline, benchmarks.scale; "
-    code += "import benchmarks.train_step; print(*sys.modules)"
+    code = "import sys, benchmarks.ctal_costs, benchmarks.pipeline_speed; "
+    code += "import benchmarks.scale_series, benchmarks.common; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -84,7 +84,7 @@ def test_ctal_measures_every_implementation(tmp_path, capsys):
         assert row.train_gflop > row.forward_gflop > 0
     written = table(tmp_path / "ctal.csv")
     assert [row["pixels"] for row in written] == ["6"] * 3 + ["12"] * 3
-    assert set(written[0]) == set(ctal.Row._fields)
+    assert set(written[0]) == set(ctal_costs.Row._fields)
     assert (tmp_path / "ctal.png").stat().st_size > 1000
     assert "2x3x2x4x1" in capsys.readouterr().out
 
@@ -198,7 +198,10 @@ def test_train_step_prints_its_table(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--precision=float16", "is unknown; choose from float32, bfloat16."),
+        (
+            "--precision=float16",
+            "is unknown; choose from float32, bfloat16; did you mean 'bfloat16'?",
+        ),
         ("--networks=unet", "is unknown; choose from stl, hps, "),
         ("--batch=0", "is no number of images; write it as 8, or 8,32."),
     ],
@@ -216,7 +219,7 @@ SIZE = (10, 20)
 
 def made_up(h, w, tasks):
     """A row that takes 0.5 s and 3 s a million pixels and task, 20 MiB a task squared."""
-    return scale.Row(
+    return scale_series.Row(
         h=h,
         w=w,
         tasks=tasks,
@@ -237,25 +240,27 @@ ROWS = [
 
 
 def test_every_task_is_there_once():
-    names = [task.name for task in scale.all_tasks()]
+    names = [task.name for task in scale_series.all_tasks()]
     known = {task.name for dataset in DATASETS.values() for task in dataset.tasks}
     assert len(names) == len(known) == 6 and set(names) == known
 
 
 def test_what_both_series_have_is_measured_once():
-    found = scale.cases([(64, 128), (64, 64)], 2, [1, 2, 3], (64, 64))
+    found = scale_series.cases([(64, 128), (64, 64)], 2, [1, 2, 3], (64, 64))
     assert found == [((64, 64), 1), ((64, 64), 2), ((64, 64), 3), ((64, 128), 2)]
 
 
 def test_lines_have_dashes_where_nothing_ran():
-    per_million = scale.line(made_up(1000, 500, 2)).split()[-5:]
+    per_million = scale_series.line(made_up(1000, 500, 2)).split()[-5:]
     assert per_million == ["14.00", "s", "160", "MiB", "1.000"]
-    nothing = scale.line(ROWS[0]._replace(step_s=math.nan, cpu_s=math.nan))
+    nothing = scale_series.line(ROWS[0]._replace(step_s=math.nan, cpu_s=math.nan))
     assert "nan" not in nothing and nothing.count("  - ") == 3  # step, CPU and per pixel
 
 
 def test_a_summary_has_the_growth_of_both_series():
-    pixels, tasks = scale.summary(scale.series(ROWS, 2, SIZE)).split("growth with")[1:]
+    pixels, tasks = scale_series.summary(scale_series.series(ROWS, 2, SIZE)).split("growth with")[
+        1:
+    ]
     assert "cpu_s      ~ P^" in pixels and "1 s + 12 s P (R² 1.0000)" in pixels
     assert "pixels of an image (2 tasks)" in pixels and "0.5 s + 6 s P (R² 1.0000)" in pixels
     assert "tflop      ~ P^1.00" in pixels and "P²" not in pixels
@@ -265,7 +270,7 @@ def test_a_summary_has_the_growth_of_both_series():
 
 def test_the_picture_and_the_table_are_written_whole(tmp_path):
     rows = [ROWS[0]._replace(step_s=math.nan, cpu_s=math.nan), *ROWS[1:]]
-    scale.plot(scale.series(rows, 2, SIZE), "title", tmp_path / "scale.png")
+    scale_series.plot(scale_series.series(rows, 2, SIZE), "title", tmp_path / "scale.png")
     common.write_csv(rows, tmp_path / "scale.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"scale.csv", "scale.png"}
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")

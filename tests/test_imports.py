@@ -14,6 +14,7 @@ PACKAGE = ROOT / "emanet_jax"
 # From the ground up; a folder or a module imports only those above it in this list, and itself.
 ORDER = (
     ("errors", "locks", "ops", "camera", "strict_json"),
+    ("menu",),
     ("types",),
     ("config",),
     ("cli",),
@@ -23,7 +24,7 @@ ORDER = (
     ("cpu",),
     ("training",),
     ("inference",),
-    ("main", "predict", "compare", "export", "convert"),
+    ("main", "predict", "compare", "export", "convert", "__main__"),
 )
 WITHOUT_TENSORFLOW = ("models.registry", "tasks", "balancing", "training.steps", "convert", "cpu")
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}
@@ -112,24 +113,3 @@ def test_ctal_loads_no_backbone():
     names = loaded("import emanet_jax.models.ctal")
     assert "emanet_jax.models.ctal" in names
     assert not any("backbones" in name or "networks" in name for name in names)
-
-
-# Commands that print their help before anything slow is loaded, and those whose packages need JAX.
-LOAD_NOTHING = ("main", "predict", "compare", "export")
-LOAD_JAX = ("convert", "data.check", "models", "training.debug_nan")
-SLOW = {"jax", "tensorflow", "tensorflow_datasets", "clu", "grain", "orbax"}
-
-
-@pytest.mark.parametrize("command", LOAD_NOTHING + LOAD_JAX)
-def test_help_loads_nothing_that_is_slow(command):
-    code = (
-        f"import runpy, sys; sys.argv = ['{command}', '--help']\n"
-        f"try: runpy.run_module('emanet_jax.{command}', run_name='__main__', alter_sys=True)\n"
-        "except SystemExit: print('loaded:', *sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    usage, modules = done.stdout.split("loaded:")
-    assert any(f"  --{flag}: " in usage for flag in ("workdir", "output", "model", "config")), usage
-    assert SLOW & set(modules.split()) <= ({"jax"} if command in LOAD_JAX else set())

@@ -9,7 +9,7 @@ parameters, `base` what all of them share.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emanet_jax import errors
+from emanet_jax import menu
 from emanet_jax.balancing import gradients, losses
 from emanet_jax.balancing.base import (
     NOT_NEGATIVE,
@@ -22,7 +22,7 @@ from emanet_jax.balancing.base import (
 )
 from emanet_jax.balancing.grads import grads_fn_for
 from emanet_jax.balancing.shared import share_parameters
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, choose, end
 from emanet_jax.types import Model, Task
 
 __all__ = [
@@ -68,9 +68,6 @@ METHODS: dict[str, type[Balancing]] = {
 }
 
 
-_OWN = frozenset(METHODS)
-
-
 def register(name: str, method: type[Balancing]) -> None:
     """Adds a method of your own, for config.balancing; call it in a file for config.extension.
 
@@ -82,7 +79,7 @@ def register(name: str, method: type[Balancing]) -> None:
     Raises:
         UserError: the name is one of this package's.
     """
-    errors.register("method of balancing", name, method, METHODS, _OWN)
+    menu.METHODS.register(name, method, METHODS)
 
 
 def methods_on(kind: str) -> list[str]:
@@ -111,14 +108,12 @@ def make_balancing(
     Raises:
         UserError: the name or a setting is unknown, or a setting is out of its range.
     """
-    if name not in METHODS:
-        raise UserError(f"config.balancing is '{name}'; known methods: {', '.join(METHODS)}.")
-    known = METHODS[name].settings()
+    known = choose("config.balancing", name, METHODS).settings()
     for key in settings or {}:
         if key not in known:
             raise UserError(
                 f"config.balancing_settings has '{key}', which {name} does not know; its settings: "
-                f"{', '.join(known) or 'none'}."
+                f"{', '.join(known) or 'none'}{end(key, known)}"
             )
     return METHODS[name](
         config_weights=config_weights, steps_per_epoch=steps_per_epoch, **(settings or {})

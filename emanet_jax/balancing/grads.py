@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from emanet_jax.balancing import solvers
 from emanet_jax.balancing.base import Balancing, GradientBalancing, gram_matrix
 from emanet_jax.balancing.shared import Dependencies, task_dependencies
-from emanet_jax.errors import UserError
+from emanet_jax.errors import check_name
 from emanet_jax.types import Batch, Task, TrainState
 
 PASSES = ("looped", "vmapped")  # config.task_gradients
@@ -105,10 +105,7 @@ def grads_fn_for(
     Raises:
         UserError: `task_gradients` is unknown.
     """
-    if task_gradients not in PASSES:
-        raise UserError(
-            f"config.task_gradients is '{task_gradients}'; it must be one of {', '.join(PASSES)}."
-        )
+    check_name("config.task_gradients", task_gradients, PASSES)
     if isinstance(balancing, GradientBalancing):
         return functools.partial(per_task, tasks=tasks, count=accumulate, passes=task_gradients)
     if accumulate > 1:

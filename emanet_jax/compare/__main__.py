@@ -1,7 +1,7 @@
 """Compares runs: one HTML page with tables, curves and pictures, and the tables in other forms.
 
     python -m emanet_jax.compare --workdirs=runs/stl,runs/hps,runs/ema_net --output=report
-    python -m emanet_jax.compare --workdirs=runs/sweep --output=runs/sweep/report
+    python -m emanet_jax.compare --workdirs runs/nyuv2_* --output=runs/sweep/report
 
 A folder of --workdirs may be a run or hold runs. Runs that differ in their seeds alone make one
 row, with mean and standard deviation. delta_m is taken against the network stl, or --reference.
@@ -11,10 +11,17 @@ needed to read it), report.md, report.tex (tables for the package booktabs) and 
 """
 
 from absl import flags
+from etils import epath
 
 from emanet_jax import cli
+from emanet_jax.errors import UserError
 
-_WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs, or folders that hold runs.", required=True)
+_WORKDIRS = flags.DEFINE_multi_string(
+    "workdirs",
+    None,
+    "Runs, or folders that hold runs, with commas or spaces between.",
+    required=True,
+)
 _OUTPUT = cli.define_path("output", "Folder of the report.")
 _REFERENCE = flags.DEFINE_string("reference", None, "Workdir of the run that delta_m is against.")
 _IMAGES = flags.DEFINE_integer("images", 4, "Images with predictions; 0 needs no data.")
@@ -24,11 +31,15 @@ _CHECKPOINT = flags.DEFINE_enum(
 
 
 def _command() -> None:
+    places = [place for value in _WORKDIRS.value for place in value.split(",")]
+    for place in places:
+        if not epath.Path(place).expanduser().exists():
+            raise UserError(f"--workdirs={place}: there is no such folder.")
     # Imported here, so that flags are checked and --help answers before the libraries load.
     from emanet_jax.compare import report
 
     report.write(
-        *(_WORKDIRS.value, _OUTPUT.value, _REFERENCE.value),
+        *(places, _OUTPUT.value, _REFERENCE.value),
         images=_IMAGES.value,
         checkpoint=_CHECKPOINT.value,
     )

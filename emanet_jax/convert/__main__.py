@@ -1,7 +1,7 @@
 """PyTorch weights of the published code to a run, and a run's weights to PyTorch's names.
 
     python -m emanet_jax.convert --from=checkpoint.pth --to=runs/published \\
-        --config=configs/nyuv2.py:model=ema_net,variant=released \\
+        --config=nyuv2:model=ema_net,variant=released \\
         --config.data.manual_dir=/data/nyuv2 --config.image_statistics=unit
     python -m emanet_jax.main --mode=eval --workdir=runs/published
 
@@ -40,14 +40,14 @@ _LOG = logging.getLogger("emanet_jax.convert")
 
 
 def _import() -> None:
-    from emanet_jax.convert import runs
+    # Imported here, so that flags are checked and --help answers before the libraries load.
     from emanet_jax.models.weights import reading
 
     config = _CONFIG.value
     if config is None:
         raise UserError(
             "a file of weights becomes a run by a config: give --config, such as "
-            "--config=configs/nyuv2.py:model=ema_net,variant=released."
+            "--config=nyuv2:model=ema_net,variant=released."
         )
     with config.unlocked():
         config.model.pretrained = ""
@@ -76,27 +76,34 @@ def _import() -> None:
             "a run does not need them, and --leave_out='(loss|criterion).*' leaves them out."
         )
     to = Path(_TO.value).expanduser().absolute()
+    _use_cpu()
+    from emanet_jax.convert import runs
+
     runs.write_run(config, kept, to, trained_at, _OVERWRITE.value)
 
 
 def _export() -> None:
-    from emanet_jax.convert import runs
-
     for flag in (_CONFIG, _LEAVE_OUT, _TRAINED_AT):
         if flag.value is not None:
             raise UserError(
                 f"--from={_FROM.value} is a run, which has its own config: leave --{flag.name} out."
             )
     to = Path(_TO.value).expanduser()
+    _use_cpu()
+    from emanet_jax.convert import runs
+
     runs.check_file(to, _OVERWRITE.value)
     config, state_dict = runs.read_run(epath.Path(_FROM.value).expanduser(), _CHECKPOINT.value)
     runs.write_weights(config, state_dict, to, _OVERWRITE.value)
 
 
-def _command() -> None:
+def _use_cpu() -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed; leave accelerators alone
+
+
+def _command() -> None:
     if "://" in _TO.value:
         raise UserError(
             f"--to={_TO.value} is no place on a disk: write it to one, and copy it from there with "

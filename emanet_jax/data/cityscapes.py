@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.data import files, geometry, records
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
@@ -27,10 +28,6 @@ from emanet_jax.tasks import tasks_for
 from emanet_jax.types import Task
 
 SPLITS = ("train", "val")
-HOLDS = {
-    "mtan": "{train,val}/{image,label_7,label_19,depth}/0.npy, 1.npy, ...",
-    "official": "leftImg8bit/{train,val}, gtFine/{train,val} and disparity/{train,val}",
-}
 
 # Layout `official`: the folder and the end of the name of each field's files.
 OFFICIAL_FIELDS = {
@@ -59,7 +56,7 @@ def builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder
     layout, image_size = data.layout, tuple(data.image_size)
     tasks = tasks_for("cityscapes", classes=data.classes)
     classes = tasks[0].channels
-    root = files.manual_dir(data.manual_dir, HOLDS[layout])
+    root = files.manual_dir(data.manual_dir, menu.LAYOUTS["cityscapes"][layout])
     needed = ("image", *(task.name for task in trained if task.name in OFFICIAL_FIELDS))
     if layout == "mtan":
         listing = {split: _mtan_entries(root, split, classes, needed) for split in SPLITS}

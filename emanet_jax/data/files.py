@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import ExifTags, Image
 
+from emanet_jax import menu
 from emanet_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -90,6 +92,17 @@ def listing(folder: Path, ending: str = "") -> list[Path]:
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be read: {error.strerror}.") from error
     return [folder / name for name in names if name.endswith(ending) and not is_hidden(name)]
+
+
+def check_source(data: ConfigDict) -> None:
+    """Looks for the folder or file that config.data.manual_dir names, not into it.
+
+    Raises:
+        UserError: it is not set or not there, but the data set is built from files.
+    """
+    holds = menu.LAYOUTS.get(data.dataset, {}).get(data.layout)
+    if holds and not os.path.isfile(os.path.expanduser(data.manual_dir)):
+        manual_dir(data.manual_dir, holds)
 
 
 def signs(negate_normals: str) -> np.ndarray:

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.data import files, geometry, records
 from emanet_jax.data.normals import normals_from_depth
 from emanet_jax.errors import UserError
@@ -27,13 +28,14 @@ from emanet_jax.types import Task
 SPLITS = ("train", "val")
 IGNORE = 255
 VERSION = "1.0.0"
+LAYOUTS = menu.LAYOUTS["nyuv2"]
 
 # Layout `mtan`: the folder of each field.
 MTAN_FOLDERS = {"image": "image", "semseg": "label", "depth": "depth", "normals": "normal"}
 
 # Layout `labeled`: type of each array, its shape with n images of h x w pixels, and the arrays that
 # a task's label is made of.
-LABELED_FILE = "nyu_depth_v2_labeled.mat"
+LABELED_FILE = LAYOUTS["labeled"]
 LABELED_FIELDS = {
     "images": (np.uint8, "(n, 3, w, h)"),
     "depths": (np.float32, "(n, w, h)"),
@@ -101,9 +103,7 @@ def _mtan_builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsB
         )
     image_size = tuple(data.image_size)
     signs = files.signs(data.negate_normals)
-    root = files.manual_dir(
-        data.manual_dir, "{train,val}/{image,label,depth,normal}/0.npy, 1.npy, ..."
-    )
+    root = files.manual_dir(data.manual_dir, LAYOUTS["mtan"])
     needed = ("image", *(task.name for task in trained if task.name in MTAN_FOLDERS))
     listing = {split: files.numbered(root, split, MTAN_FOLDERS, needed) for split in SPLITS}
     files.check_npy_size(listing["train"][0].paths["image"], image_size)

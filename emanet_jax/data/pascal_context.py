@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.data import files, records
 from emanet_jax.data.files import Entry
 from emanet_jax.errors import UserError
@@ -83,7 +84,7 @@ def builder(data: ConfigDict, trained: Sequence[Task]) -> records.RecordsBuilder
     Raises:
         UserError: the folder is not laid out as it should be.
     """
-    root = files.manual_dir(data.manual_dir, "JPEGImages, semseg, human_parts, ImageSets, ...")
+    root = files.manual_dir(data.manual_dir, menu.LAYOUTS["pascal_context"]["pascal_mt"])
     signs = files.signs(data.negate_normals)
     ids = {split: read_ids(ids_path(root, split)) for split in SPLITS}
     both = sorted(set(ids["train"]) & set(ids["val"]))

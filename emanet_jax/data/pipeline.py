@@ -16,6 +16,7 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from emanet_jax import menu
 from emanet_jax.data import geometry
 from emanet_jax.data.augmentation import Augmentation, augment
 from emanet_jax.data.geometry import Sample
@@ -77,11 +78,7 @@ def checked_spec(data: ConfigDict) -> DatasetSpec:
         UserError: there is none, or it has no such layout, size or folder of records.
     """
     spec = spec_of(data.dataset)
-    if spec.layouts and data.layout not in spec.layouts:
-        raise UserError(
-            f"config.data.layout is '{data.layout}' but {spec.name} knows: "
-            f"{', '.join(spec.layouts)}."
-        )
+    menu.check_layout(data.dataset, data.layout)
     if any(side < 32 or side % 32 for side in data.image_size):
         raise UserError(
             f"config.data.image_size is {tuple(data.image_size)} but needs multiples of 32."

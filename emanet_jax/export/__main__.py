@@ -26,6 +26,7 @@ from absl import flags
 from etils import epath
 
 from emanet_jax import cli
+from emanet_jax.config import CHOICES, SHORT, spell_out
 from emanet_jax.errors import UserError
 
 _WORKDIR = cli.define_path("workdir", "Folder of the run; emanet_jax.convert makes one, too.")
@@ -44,7 +45,7 @@ _SIZE = flags.DEFINE_string("size", None, "Size of the images, 288x384; the run'
 _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
-    ["float32", "bfloat16"],
+    [*CHOICES["precision"], *SHORT],
     "Precision of the network's computations; the run's.",
 )
 _PLATFORMS = flags.DEFINE_list(
@@ -64,6 +65,10 @@ def _command() -> None:
     size = None if _SIZE.value is None else cli.image_size("size", _SIZE.value)
 
     # Imported here, so that flags are checked and --help answers before the libraries load.
+    from emanet_jax.training import workdir
+
+    directory = workdir.absolute(epath.Path(_WORKDIR.value).expanduser())
+    workdir.load_config(directory)
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # exact float32, and accelerators are left alone
@@ -81,10 +86,11 @@ def _command() -> None:
             f"{chosen.install}"
         )
     writing.check_output(output, _OVERWRITE.value)
-    trained = inference.load(epath.Path(_WORKDIR.value).expanduser(), _CHECKPOINT.value, size)
+    trained = inference.load(directory, _CHECKPOINT.value, size)
     config = trained.config.copy_and_resolve_references()
     with config.unlocked():
         config.precision = _PRECISION.value or config.precision
+        spell_out(config)
     if _FORMAT.value == "onnx" and config.precision != "float32":
         raise UserError(
             f"--format=onnx has no {config.precision}, in which this run computes; "

@@ -12,8 +12,8 @@ import time
 
 from absl import flags
 
-from emanet_jax import cli
-from emanet_jax.errors import UserError, choose
+from emanet_jax import cli, menu
+from emanet_jax.errors import UserError
 
 _MODELS = flags.DEFINE_list("model", [], "Networks to list, such as ema_net,hps; all by default.")
 _BACKBONES = flags.DEFINE_list("backbone", [], "Backbones to list; all but the tests' by default.")
@@ -23,6 +23,11 @@ _IMAGE_SIZE = flags.DEFINE_string("image_size", "288x384", "Height x width of th
 
 
 def _command() -> None:
+    image_size = cli.image_size("image_size", _IMAGE_SIZE.value)
+    cli.check_names("dataset", [_DATASET.value], menu.DATASETS)
+    cli.check_names("model", _MODELS.value, menu.NETWORKS)
+    cli.check_names("backbone", _BACKBONES.value, menu.BACKBONES)
+    # Imported here, so that flags are checked and --help answers before the libraries load.
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs; leave accelerators alone
@@ -31,13 +36,8 @@ def _command() -> None:
     from emanet_jax.tasks import tasks_for
 
     logging.getLogger("emanet_jax.models").setLevel(logging.WARNING)  # the table says it
-    image_size = cli.image_size("image_size", _IMAGE_SIZE.value)
     tasks = tasks_for(_DATASET.value)
-    names, backbones = _MODELS.value or [], _BACKBONES.value or []
-    for name in names:
-        choose("--model", name, models.NETWORKS)
-    for name in backbones:
-        choose("--backbone", name, models.BACKBONES)
+    names, backbones = _MODELS.value, _BACKBONES.value
     pairs = [
         (name, backbone)
         for name in names or models.NETWORKS

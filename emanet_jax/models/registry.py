@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 
-from emanet_jax.errors import UserError, choose, register
+from emanet_jax import menu
+from emanet_jax.errors import UserError, choose
 from emanet_jax.models.backbones.hrnet import HRNet
 from emanet_jax.models.backbones.resnet import ResNet
 from emanet_jax.models.backbones.segnet import SegNet
@@ -153,7 +154,6 @@ NETWORKS: dict[str, Network] = {
     ),
 }
 VARIANTS = ("paper", "released")
-_OWN_BACKBONES, _OWN_NETWORKS = frozenset(BACKBONES), frozenset(NETWORKS)
 
 
 def register_backbone(name: str, entry: Backbone) -> None:
@@ -163,7 +163,7 @@ def register_backbone(name: str, entry: Backbone) -> None:
       UserError: the name is one of this package's, or the kind unknown.
     """
     choose("kind of backbone", entry.kind, KINDS)
-    register("backbone", name, entry, BACKBONES, _OWN_BACKBONES)
+    menu.BACKBONES.register(name, entry, BACKBONES)
 
 
 def register_network(name: str, entry: Network) -> None:
@@ -174,7 +174,7 @@ def register_network(name: str, entry: Network) -> None:
     """
     for kind in entry.on:
         choose("kind of backbone", kind, KINDS)
-    register("network", name, entry, NETWORKS, _OWN_NETWORKS)
+    menu.NETWORKS.register(name, entry, NETWORKS)
 
 
 class NamedChannels(Protocol):

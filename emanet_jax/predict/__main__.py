@@ -1,6 +1,7 @@
 """Photos, a video or a camera through a run's network: pictures for people, arrays for programs.
 
-    python -m emanet_jax.predict --workdir=runs/quickstart --images='photos/*.jpg' --output=out
+    python -m emanet_jax.predict --workdir=runs/quickstart --images=photos --output=out
+    python -m emanet_jax.predict --workdir=runs/quickstart --images photos/*.jpg --output=out
     python -m emanet_jax.predict --workdir=runs/quickstart --video=walk.mp4 --output=out
     python -m emanet_jax.predict --workdir=runs/quickstart --video=camera --seconds=20 --output=out
 
@@ -33,7 +34,7 @@ from emanet_jax.errors import UserError
 _WORKDIR = cli.define_path("workdir", "Folder of the run; emanet_jax.convert makes one, too.")
 _OUTPUT = cli.define_path("output", "Folder to write to.")
 _IMAGES = flags.DEFINE_multi_string(
-    "images", [], "A file, a folder or a quoted glob; several with commas, or the flag again."
+    "images", [], "Files, folders, which are searched, and globs, with commas or spaces between."
 )
 _VIDEO = flags.DEFINE_string("video", None, "A video file, or camera.")
 _CHECKPOINT = flags.DEFINE_enum(
@@ -54,30 +55,37 @@ _LOG = logging.getLogger("emanet_jax.predict")
 
 
 def _command() -> int:
-    if bool(_IMAGES.value) == (_VIDEO.value is not None):
-        raise UserError("give either --images, such as --images='photos/*.jpg', or --video.")
+    if bool(_IMAGES.value) == bool(_VIDEO.value):
+        raise UserError("give either --images, such as --images=photos, or --video.")
     if not _SAVE.value or set(_SAVE.value) - set(_SAVES):
         raise UserError(f"--save={','.join(_SAVE.value)} must be some of {', '.join(_SAVES)}.")
-    if _VIDEO.value is not None and _SAVE.present:
+    if _VIDEO.value and _SAVE.present:
         raise UserError("--save is for photos, a --video becomes figures; leave it out.")
     size = None if _SIZE.value is None else cli.image_size("size", _SIZE.value)
     output = Path(_OUTPUT.value).expanduser()
 
     # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax import inference
-    from emanet_jax.predict import loops, photos
+    from emanet_jax.predict import photos, video
+    from emanet_jax.training import workdir
 
-    paths = photos.find(_IMAGES.value) if _IMAGES.value else []
+    source = os.path.expanduser(_VIDEO.value or "")
+    if source:
+        video.check_source(source)
+    paths = photos.find(_IMAGES.value, output) if _IMAGES.value else []
+    directory = workdir.absolute(epath.Path(_WORKDIR.value).expanduser())
+    workdir.load_config(directory)
+    from emanet_jax import inference
+    from emanet_jax.predict import loops
+
     which = cast(Literal["best", "latest"], _CHECKPOINT.value)
-    trained = inference.load(epath.Path(_WORKDIR.value).expanduser(), which, size)
+    trained = inference.load(directory, which, size)
     h, w = trained.config.data.image_size
     _LOG.info(
         "%s: %s on %s, images of %dx%d.",
         *(trained.checkpoint, trained.config.model.name, trained.config.model.backbone, h, w),
     )
-    if _VIDEO.value is not None:
+    if source:
         network = inference.AnySize(trained, _BATCH_SIZE.value)
-        source = os.path.expanduser(_VIDEO.value)
         path = output / f"{Path(source).stem}.mp4"
         count = loops.write_video(network, source, path, every=_EVERY.value, seconds=_SECONDS.value)
         _LOG.info("%s: %d frames.", path, count)

@@ -13,38 +13,83 @@ from emanet_jax.data import files
 from emanet_jax.errors import UserError
 
 
-def find(values: Sequence[str]) -> list[Path]:
-    """The files that --images names, each once: files, folders and globs, separated by commas.
+def find(values: Sequence[str], output: Path | None = None) -> list[Path]:
+    """The files that --images names, each once: files, folders and globs, with commas between.
 
-    A folder stands for its files with the ending of a picture, a glob for all files, both in the
-    order of their names and without hidden files. A value that is a file itself is taken whole,
-    with commas and brackets.
+    A folder stands for the files in it and below with the ending of a picture, in the order of
+    their paths; one without any stands for itself, which `read` refuses as any file that is no
+    picture. Names that exist are taken as they are, with commas and brackets.
+
+    Args:
+        values: of the flag.
+        output: folder that is not searched.
 
     Raises:
-        UserError: one of them stands for no file.
+        UserError: a name stands for nothing, or all of them together for no file.
     """
-    found = []
+    found: list[str] = []
     for value in values:
-        for part in [value] if os.path.exists(value) else value.split(","):
-            paths = _matches(part)
-            if not paths:
+        parts = value.split(",")
+        while parts:
+            # A comma may belong to a name: the longest name that stands for something.
+            for count in range(len(parts), 0, -1):
+                named = ",".join(parts[:count])
+                paths = _matches(named)
+                if paths:
+                    break
+            else:
                 raise UserError(
-                    f"--images={part} stands for no picture; give a file, a folder or a quoted "
-                    "glob such as 'photos/*.jpg', or several of them with commas between."
+                    f"--images={named} stands for no picture; give a file, a folder or a glob such "
+                    "as 'photos/*.jpg', or several of them with commas between."
                 )
-            found += paths
+            found += [x for path in paths for x in _pictures(path, output)]
+            del parts[:count]
+    if not any(map(os.path.isfile, found)):
+        raise UserError(f"--images={','.join(values)} holds no picture.")
     return [Path(path) for path in dict.fromkeys(map(os.path.abspath, found))]
 
 
 def _matches(name: str) -> list[str]:
+    """The paths that exist and are named so, or match a glob."""
     name = os.path.expanduser(name)
-    if os.path.isfile(name):
+    if os.path.exists(name):
         return [name]
-    if os.path.isdir(name):
-        inside = [x for x in files.listing(Path(name)) if x.suffix.lower() in files.PICTURES]
-    else:
-        inside = [Path(x) for x in sorted(glob.glob(name, recursive=True))]
-    return [str(path) for path in inside if path.is_file() and not files.is_hidden(path.name)]
+    # Folders of the glob may have brackets in their names.
+    parts = Path(name).parts
+    folder = ""
+    while parts and os.path.exists(os.path.join(folder, parts[0])):
+        folder, parts = os.path.join(folder, parts[0]), parts[1:]
+    found = glob.glob(os.path.join(glob.escape(folder), *parts), recursive=True)
+    return sorted(x for x in found if not files.is_hidden(os.path.basename(x)))
+
+
+def _pictures(path: str, output: Path | None) -> list[str]:
+    """The pictures in a folder and below, or the folder itself if there are none; a file as it is.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    if not os.path.isdir(path):
+        return [path]
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"--images={error.filename} cannot be read: {error.strerror}.") from error
+
+    pictures = []
+    for folder, below, inside in os.walk(path, onerror=refuse):
+        below[:] = [x for x in below if not _is_left_out(os.path.join(folder, x), output)]
+        pictures += [os.path.join(folder, x) for x in inside if _is_picture(x)]
+    return sorted(pictures) or [path]
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in files.PICTURES and not files.is_hidden(name)
+
+
+def _is_left_out(folder: str, output: Path | None) -> bool:
+    """Whether a search does not enter a folder: it is hidden, or gets the pictures of this run."""
+    hidden = files.is_hidden(os.path.basename(folder))
+    return hidden or (output is not None and os.path.realpath(folder) == os.path.realpath(output))
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -68,8 +113,11 @@ def read(path: Path) -> np.ndarray:
     floating-point numbers are taken as 0 to 1.
 
     Raises:
-        UserError: the file cannot be read, or holds more pixels than Pillow takes for a picture.
+        UserError: the file cannot be read, or holds more pixels than Pillow takes for a picture; or
+            it is a folder, which `find` found no picture in.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder without a picture.")
     return files.read_picture(path, lambda picture: np.asarray(_rgb(picture)))
 
 

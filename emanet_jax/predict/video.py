@@ -24,6 +24,12 @@ os.environ["IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"] = "1"
 logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of every rotated video
 
 
+def check_source(source: str) -> None:
+    """Raises UserError unless a video is a file that is there, or "camera"."""
+    if source != CAMERA and not os.path.isfile(source):
+        raise UserError(f"--video={source}: there is no such file.")
+
+
 class Frames:
     """The frames of a video file, or of the first camera.
 
@@ -43,8 +49,7 @@ class Frames:
     """
 
     def __init__(self, source: str, seconds: int | None = None) -> None:
-        if source != CAMERA and not os.path.isfile(source):
-            raise UserError(f"--video={source}: there is no such file.")
+        check_source(source)
         try:
             about, self._frames = _camera() if source == CAMERA else _file(source, seconds)
         except IndexError as error:  # imageio's error for a missing camera

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from emanet_jax.errors import UserError, register
+from emanet_jax import menu
+from emanet_jax.errors import UserError, choose
 from emanet_jax.ops import unit_vectors, upcast
 from emanet_jax.tasks import losses, metrics, palettes
 from emanet_jax.tasks.boundaries import BoundaryCounts
@@ -214,7 +215,7 @@ DATASETS: dict[str, DatasetSpec] = {
             other_classes=(semseg(NYU40),),
             builder="emanet_jax.data.nyuv2:builder",
             splits={"train": 795, "val": 654},
-            layouts=("mtan", "labeled"),
+            layouts=tuple(menu.LAYOUTS["nyuv2"]),
         ),
         DatasetSpec(
             name="cityscapes",
@@ -222,7 +223,7 @@ DATASETS: dict[str, DatasetSpec] = {
             other_classes=(semseg(CITYSCAPES7),),
             builder="emanet_jax.data.cityscapes:builder",
             splits={"train": 2975, "val": 500},
-            layouts=("mtan", "official"),
+            layouts=tuple(menu.LAYOUTS["cityscapes"]),
         ),
         DatasetSpec(
             name="pascal_context",
@@ -235,13 +236,10 @@ DATASETS: dict[str, DatasetSpec] = {
             ),
             builder="emanet_jax.data.pascal_context:builder",
             splits={"train": 4998, "val": 5105},
-            layouts=("pascal_mt",),
+            layouts=tuple(menu.LAYOUTS["pascal_context"]),
         ),
     )
 }
-
-
-_OWN = frozenset(DATASETS)
 
 
 def register_dataset(spec: DatasetSpec) -> None:
@@ -250,10 +248,14 @@ def register_dataset(spec: DatasetSpec) -> None:
     Raises:
         UserError: the name is one of this package's, or there are no tasks, or two of one name.
     """
-    names = [task.name for task in spec.tasks]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"data set '{spec.name}' has the tasks {names}; it needs some, each once.")
-    register("data set", spec.name, spec, DATASETS, _OWN)
+    tasks = tuple(task.name for task in spec.tasks)
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise UserError(
+            f"data set '{spec.name}' has the tasks {[*tasks]}; it needs some, each once."
+        )
+    menu.DATASETS.register(spec.name, spec, DATASETS)
+    menu.TASKS[spec.name] = tasks
+    menu.LAYOUTS[spec.name] = dict.fromkeys(spec.layouts, "")
 
 
 def register_task(task: Task, dataset: str) -> None:
@@ -269,6 +271,7 @@ def register_task(task: Task, dataset: str) -> None:
     others = tuple(task if other.name == task.name else other for other in spec.tasks)
     tasks = others if task in others else (*others, task)
     DATASETS[dataset] = dataclasses.replace(spec, tasks=tasks)
+    menu.TASKS[dataset] = tuple(other.name for other in tasks)
 
 
 def spec_of(dataset: str) -> DatasetSpec:
@@ -277,9 +280,7 @@ def spec_of(dataset: str) -> DatasetSpec:
     Raises:
         UserError: there is none.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"unknown data set '{dataset}'; known: {', '.join(DATASETS)}.")
-    return DATASETS[dataset]
+    return choose("data set", dataset, DATASETS)
 
 
 def tasks_for(
@@ -306,11 +307,5 @@ def tasks_for(
     tasks = (choices[classes or first.channels], *rest)
     if names is None:
         return tasks
-    known = [task.name for task in tasks]
-    unknown = [name for name in names if name not in known]
-    if unknown or not names or len(set(names)) < len(names):
-        raise UserError(
-            f"tasks {list(names)} do not fit data set '{dataset}': choose one or more of "
-            f"{', '.join(known)}, each once."
-        )
+    menu.check_tasks(dataset, names, [task.name for task in tasks])
     return tuple(task for task in tasks if task.name in names)

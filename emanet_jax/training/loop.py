@@ -9,7 +9,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from emanet_jax.training import debug_nan, environment, evaluation, sharding, workdir, writers
+from emanet_jax.training import bad_steps, environment, evaluation, sharding, workdir, writers
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import Experiment, make_experiment
 from emanet_jax.training.logs import TrainLog, table
@@ -132,7 +132,7 @@ def _loop(
             workdir.save_config(directory, experiment.config)
         step += 1
         rows = log.step(step, scalars)
-        debug_nan.watch(rows, experiment.max_bad_steps, experiment.data, state, directory)
+        bad_steps.watch(rows, experiment.max_bad_steps, experiment.data, state, directory)
         if experiment.draws(step):
             log.figure(step, evaluation.draw(experiment, state))
 

@@ -5,7 +5,7 @@ Of N steps the first has the schedule's value at 0, the last its value at N - 1.
 
 import optax
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, choose
 
 
 def cosine(learning_rate: float, steps: int) -> optax.Schedule:
@@ -63,10 +63,7 @@ def make_schedule(
     Raises:
         UserError: the name is unknown, or the warm-up does not fit into the run.
     """
-    if name not in SCHEDULES:
-        raise UserError(
-            f"config.optimizer.schedule is '{name}'; known schedules: {', '.join(SCHEDULES)}."
-        )
+    choose("config.optimizer.schedule", name, SCHEDULES)
     if not 0 <= warmup_steps <= total_steps:
         raise UserError(
             f"config.optimizer.warmup_steps is {warmup_steps}; it must lie between 0 and the "

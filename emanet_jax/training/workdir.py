@@ -17,7 +17,6 @@ from flax.traverse_util import flatten_dict
 from emanet_jax.config import read_config, to_json
 from emanet_jax.errors import UserError
 from emanet_jax.locks import file_lock
-from emanet_jax.training import sharding
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -120,6 +119,8 @@ def claimed(workdir: epath.Path) -> Iterator[None]:
     Raises:
         UserError: the workdir is in use or, now or while the block runs, cannot be written.
     """
+    from emanet_jax.training import sharding  # loads JAX, which reading a run's config can spare
+
     with contextlib.ExitStack() as held:
 
         def take() -> None:

@@ -179,7 +179,7 @@ def test_tasks_without_a_valid_pixel_leave_finite_weights(name, losses):
 
 
 def test_unknown_methods_and_settings_are_said():
-    with pytest.raises(UserError, match=r"config\.balancing is 'mean'; known methods: equal, fix"):
+    with pytest.raises(UserError, match=r"config\.balancing is 'mean'; choose from equal, fix"):
         balancing.make_balancing("mean", WEIGHTS, 10)
     with pytest.raises(UserError, match=r"has .radius., which dwa does not know.*: temperature\."):
         make("dwa", radius=0.5)

@@ -203,7 +203,7 @@ NEW = ["--from=x.pth", "--to=y", "--config=configs/synthrooms.py"]
 WRONG_COMMANDS = {
     "no config": (NEW[:2], "give --config"),
     "no file": (NEW, "there is no file x.pth"),
-    "size": ([*NEW, "--trained_at=64,64"], "--trained_at=64,64 is no size"),
+    "size": ([*NEW, "--trained_at=64*64"], "--trained_at=64*64 is no size"),
     "ending": (["--from=tests", "--to=y.pth"], "--to=y.pth must end in .safetensors or .npz"),
     "pattern": ([*NEW, "--leave_out=("], "--leave_out=( is no regular expression"),
     "config of a run": (

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from emanet_jax.config import default_config
-from emanet_jax.data import check
+from emanet_jax.data import inspection
 from emanet_jax.errors import UserError
 from emanet_jax.synthetic import render_room
 from emanet_jax.tasks import tasks_for
@@ -30,8 +30,8 @@ def rooms():
 
 
 def problems_of(examples, tasks=TASKS, expected=COUNTS):
-    splits = {split: check.inspect(split, source, tasks) for split, source in examples.items()}
-    return check.problems(splits, expected)
+    splits = {split: inspection.inspect(split, source, tasks) for split, source in examples.items()}
+    return inspection.problems(splits, expected)
 
 
 def planted(rooms, change):
@@ -185,39 +185,39 @@ def test_labels_that_are_there_are_checked_and_others_need_not_be(folder, tmp_pa
     config = default_config()
     config.data.update(data_config(tmp_path, dataset="nyuv2", manual_dir=str(root)))
     config.data.image_size, config.tasks = SIZE, ("semseg",)
-    check.check(config, tmp_path / "figures", 1, ["train=6", "val=3"])
+    inspection.check(config, tmp_path / "figures", 1, ["train=6", "val=3"])
     shown = capsys.readouterr().out
     assert "  semseg " in shown and "  depth " in shown and "  normals " not in shown
     config.tasks = ("semseg", "normals")
     with pytest.raises(UserError, match="train/normal is missing"):
-        check.check(config, tmp_path / "figures", 1)
+        inspection.check(config, tmp_path / "figures", 1)
 
 
 def test_images_of_any_size_fit_into_one_figure():
     sizes = ((64, 96), (96, 64), (80, 80), (64, 64))
     examples = [render_room(0, i, size) for i, size in enumerate(sizes)]
-    assert check.figure(examples, TASKS, 3).shape[1] > 4 * 96
-    sums = check.inspect("train", examples, TASKS)
+    assert inspection.figure(examples, TASKS, 3).shape[1] > 4 * 96
+    sums = inspection.inspect("train", examples, TASKS)
     assert sums.problems() == []
-    assert "and 3 others" in check.report("train", sums)
+    assert "and 3 others" in inspection.report("train", sums)
 
 
 def test_expected_counts():
     rooms = data_config("x", dataset="synthrooms", layout="")
-    assert check.expected_counts(rooms, []) == {"train": 10, "val": 3}
+    assert inspection.expected_counts(rooms, []) == {"train": 10, "val": 3}
     nyuv2 = data_config("x", dataset="nyuv2", train_examples=0, val_examples=0)
-    assert check.expected_counts(nyuv2, []) == {"train": 795, "val": 654}
-    assert check.expected_counts(nyuv2, ["val=3"]) == {"train": 795, "val": 3}
+    assert inspection.expected_counts(nyuv2, []) == {"train": 795, "val": 654}
+    assert inspection.expected_counts(nyuv2, ["val=3"]) == {"train": 795, "val": 3}
     for wrong in ("test=3", "val", "val=few"):
         with pytest.raises(UserError, match=f"--expect={wrong} is not understood"):
-            check.expected_counts(nyuv2, [wrong])
+            inspection.expected_counts(nyuv2, [wrong])
 
 
 def test_a_figure_has_at_least_one_row(tmp_path):
     config = default_config()
     config.data.update(data_config(tmp_path, layout=""))
     with pytest.raises(UserError, match="--images=0"):
-        check.check(config, tmp_path, 0)
+        inspection.check(config, tmp_path, 0)
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_a_missing_mtan_file(roots, tmp_path):
         ({"image_size": (48, 96)}, r"image_size is \(48, 96\) but needs multiples of 32"),
         ({"image_size": (96, 128)}, r"\(96, 128\)"),
         ({"classes": 13}, "classes is 13 but cityscapes has"),
-        ({"layout": "tar"}, "layout is 'tar' but cityscapes knows: mtan, official"),
+        ({"layout": "tar"}, "layout is 'tar'; choose from mtan, official"),
     ],
 )
 def test_errors_in_the_config(pristine, layout, tmp_path, changes, words):

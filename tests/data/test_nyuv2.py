@@ -292,7 +292,7 @@ def test_errors_in_the_folder(root, tmp_path, error):
         ({"manual_dir": "/no/such/folder"}, "there is no folder /no/such/folder"),
         ({"image_size": (288, 384)}, r"\(32, 64, 3\) but config.data.image_size is \(288, 384\)"),
         ({"negate_normals": "w"}, "negate_normals is 'w'"),
-        ({"layout": "labelled"}, "layout is 'labelled' but nyuv2 knows: mtan, labeled"),
+        ({"layout": "labelled"}, "layout is 'labelled'; choose from mtan, labeled"),
         ({"classes": 40}, "classes is 40 but layout 'mtan' knows 13 classes"),
     ],
 )

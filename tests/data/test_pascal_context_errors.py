@@ -145,7 +145,7 @@ def test_errors_in_the_list_of_ids(root, tmp_path, content, words):
         ({"image_size": (500, 500)}, r"\(500, 500\) but needs multiples of 32"),
         ({"negate_normals": "w"}, "negate_normals is 'w'"),
         ({"classes": 60}, "classes is 60 but pascal_context has"),
-        ({"layout": "mtan"}, "layout is 'mtan' but pascal_context knows: pascal_mt"),
+        ({"layout": "mtan"}, "layout is 'mtan'; choose from pascal_mt"),
     ],
 )
 def test_errors_in_the_config(pristine, tmp_path, changes, words):

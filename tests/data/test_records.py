@@ -325,12 +325,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dataset": "imagenet"}, "unknown data set 'imagenet'; known: synthrooms, nyuv2"),
+        ({"dataset": "imagenet"}, "data set is 'imagenet'; choose from synthrooms, nyuv2"),
         ({"image_size": (48, 64)}, r"image_size is \(48, 64\)"),
         ({"train_examples": 0}, "train_examples is 0"),
         ({"val_examples": -1}, "val_examples is -1"),
         ({"seed": -1}, "seed is -1"),
-        ({"dataset": "nyuv2", "layout": "zip"}, "layout is 'zip' but nyuv2 knows: mtan"),
+        ({"dataset": "nyuv2", "layout": "zip"}, "layout is 'zip'; choose from mtan"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, change, words):

@@ -100,26 +100,50 @@ def test_the_skypilot_task():
     assert task["file_mounts"]["/datasets"]["source"].startswith("gs://${BUCKET}")
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
-def test_what_a_skypilot_node_runs(project, nodes):
+def skypilot(project, nodes=1, **envs):
+    """The run of the last of some nodes; it prints the words that it starts, each with a |."""
     task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
-    (project / "launch" / "local.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (project / "launch" / "local.sh").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
     sky = {
         "SKYPILOT_NODE_IPS": "\n".join(f"10.0.0.{i}" for i in range(1, nodes + 1)),
         "SKYPILOT_NUM_NODES": str(nodes),
         "SKYPILOT_NODE_RANK": str(nodes - 1),
     }
-    values = {**os.environ, **task["envs"], "BUCKET": "mine", **sky}
-    done = subprocess.run(
+    values = {**os.environ, **task["envs"], "BUCKET": "mine", **sky, **envs}
+    return subprocess.run(
         ["bash", "-c", task["run"]], cwd=project, env=values, capture_output=True, text=True
     )
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_what_a_skypilot_node_runs(project, nodes):
+    done = skypilot(project, nodes)
     group = ["--coordinator=10.0.0.1:12345", "--process_count=3", "--process_id=2"]
-    assert done.stdout.splitlines() == [
+    assert done.stdout.split("|")[:-1] == [
         *("python", "-m", "emanet_jax.main", "--config=configs/nyuv2.py"),
         "--workdir=gs://mine/runs/nyuv2",
         *(group if nodes == 3 else []),
         "--config.data.manual_dir=/datasets",
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("", []),
+        ("--a=1  --b=*\n--c=$HOME", ["--a=1", "--b=*", "--c=$HOME"]),
+        ("--a=\"('depth',)\" --d='a  b' --e=a\\ b", ["--a=('depth',)", "--d=a  b", "--e=a b"]),
+    ],
+)
+def test_the_arguments_of_a_skypilot_task_arrive_as_a_shell_reads_them(project, written, words):
+    done = skypilot(project, ARGUMENTS=written)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("|")[5:-1] == words
+
+
+def test_arguments_that_are_not_quoted_to_their_end_start_nothing(project):
+    done = skypilot(project, ARGUMENTS="--config.data.manual_dir='/my data")
+    assert done.returncode == 1 and done.stdout == "" and "unmatched single quote" in done.stderr
 
 
 def test_shellcheck_finds_nothing():

@@ -67,7 +67,8 @@ def test_each_step_can_be_taken_alone(project):
 def test_what_runs_on_a_worker(project, tmp_path):
     """The commands for the workers, run here: arguments arrive whole, and the status is kept."""
     answer(project, describe=["0 READY"], running=["1 "], status=["0 0"])
-    assert run(project, "tpu_vm.sh", "run", *VM, *TRAIN).returncode == 0
+    odd = ("--config.data.data_dir=a 'b\" $HOME*\n", "", "\n")
+    assert run(project, "tpu_vm.sh", "run", *VM, *TRAIN, *odd).returncode == 0
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(next(c[5] for c in calls(project) if "scp" in c), home / "emanet_jax.tar.gz")
@@ -87,7 +88,7 @@ def test_what_runs_on_a_worker(project, tmp_path):
         (home / "emanet_jax" / "launch" / "local.sh").write_text(script)
         assert on_worker(start).returncode == 0
         assert on_worker(running).returncode == 0
-        words = ("python", "-m", "emanet_jax.main", "--distributed=auto", *TRAIN[1:])
+        words = ("python", "-m", "emanet_jax.main", "--distributed=auto", *TRAIN[1:], *odd)
         shown = on_worker(follow).stdout
         assert shown == "".join(f"{word}|" for word in words) + "the end\n"
         assert on_worker(status).stdout == f"{left}\n"

@@ -64,10 +64,10 @@ def test_table():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--model=hsp", "--model is 'hsp'; choose from"),
-        ("--backbone=vgg", "--backbone is 'vgg'; choose from"),
+        ("--model=hsp", "--model=hsp is unknown; choose from"),
+        ("--backbone=vgg", "--backbone=vgg is unknown; choose from"),
         ("--image_size=288", "--image_size=288 is no size; write it as 288x384"),
-        ("--dataset=ade20k", "unknown data set 'ade20k'"),
+        ("--dataset=ade20k", "--dataset=ade20k is unknown; choose from"),
         ("--variant=draft", "variant"),
     ],
 )

@@ -123,25 +123,38 @@ def test_a_missing_file_is_one_sentence(tmp_path):
 
 
 def test_files_folders_and_globs(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", "c,d[1].webp", "inner/e.tif"):
+    names = ("b.JPG", "a.png", "notes.txt", "c,d[1].webp", "inner/e.tif", "x[1],y/f.png")
+    for name in (*names, ".hidden/g.png", "out/a.png", "inner/out/h.png", "text/only.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
 
     def find(*values):
-        found = photos.find([value.format(tmp_path) for value in values])
+        found = photos.find([value.format(tmp_path) for value in values], tmp_path / "out")
         return [str(path.relative_to(tmp_path)) for path in found]
 
-    assert find("{}") == ["a.png", "b.JPG", "c,d[1].webp"]
+    below = ["inner/e.tif", "inner/out/h.png", "x[1],y/f.png"]
+    assert find("{}") == ["a.png", "b.JPG", "c,d[1].webp", *below]
+    assert find("{}/out") == ["out/a.png"]
     assert find("{}/*.t*") == ["notes.txt"]
-    assert find("{}/**/*.t*") == ["inner/e.tif", "notes.txt"]
-    assert find("{0}/a.png,{0}/inner", "{0}/*.png") == ["a.png", "inner/e.tif"]
+    assert find("{}/**/*.t*") == ["inner/e.tif", "notes.txt", "text/only.txt"]
+    assert find("{0}/a.png,{0}/inner", "{0}/*.png") == ["a.png", *below[:2]]
+    assert find("{0}/a.png", "{0}/b.JPG", "{0}/inner") == ["a.png", "b.JPG", *below[:2]]
     assert find("{}/c,d[1].webp") == ["c,d[1].webp"]
+    assert find("{0}/c,d[1].webp,{0}/a.png") == ["c,d[1].webp", "a.png"]
+    assert find("{0}/x[1],y,{0}/b.JPG") == ["x[1],y/f.png", "b.JPG"]
+    assert find("{0}/x[1],y/*.png,{0}/x[1],y/[e-g].*") == ["x[1],y/f.png"]
+    # A folder without a picture stands for itself, as a file that is none.
+    assert find("{0}/text,{0}/a.png,{0}/i*") == ["text", "a.png", *below[:2]]
+    with pytest.raises(UserError, match=r"text is a folder without a picture\."):
+        photos.read(tmp_path / "text")
+    with pytest.raises(UserError, match=r"--images=.*/text holds no picture\."):
+        find("{}/text")
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "inner/._e.tif"):
         (tmp_path / name).write_bytes(b"")
-    assert find("{}") == ["a.png", "b.JPG", "c,d[1].webp"]
-    assert find("{}/*") == ["a.png", "b.JPG", "c,d[1].webp", "notes.txt"]
+    assert find("{}") == ["a.png", "b.JPG", "c,d[1].webp", *below]
     assert find("{}/**/*.tif") == ["inner/e.tif"]
+    assert not [x for x in find("{}/*") if "._" in x or x == "Thumbs.db"]
     for value in ("{}/*.gif", "{}/a.png,", "{}/nowhere", "", "\0"):
         with pytest.raises(UserError, match="stands for no picture"):
             find(value)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import emanet_jax
+from emanet_jax import menu
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import (
     DATASETS,
@@ -103,6 +104,8 @@ def test_unknown_dataset_lists_the_known_ones():
 @pytest.fixture
 def own_registry(monkeypatch):
     monkeypatch.setattr(registry, "DATASETS", dict(DATASETS))
+    monkeypatch.setattr(menu, "TASKS", dict(menu.TASKS))
+    monkeypatch.setattr(menu, "LAYOUTS", dict(menu.LAYOUTS))
 
 
 TOYS = {"duck": (255, 255, 0), "ball": (255, 0, 0)}
@@ -115,6 +118,7 @@ def test_a_data_set_is_registered_from_outside(tmp_path):
     )
     emanet_jax.register_dataset(spec)
     assert [task.name for task in tasks_for("toys")] == ["semseg", "depth"]
+    assert "toys" in menu.DATASETS and menu.TASKS["toys"] == ("semseg", "depth")
     assert tasks_for("toys", ["semseg"])[0].class_names == ("duck", "ball")
     trained, data = tasks_for("toys", ["depth"]), ml_collections.ConfigDict({"seed": 3})
     assert registry.spec_of("toys").make_builder(data, trained) == (3, trained)
@@ -137,7 +141,7 @@ def test_a_task_takes_the_place_of_its_namesake_or_the_last_one():
     assert names == ["semseg", "depth", "normals", "saliency"]
     assert tasks_for("nyuv2", ["depth"]) == (mine,)
     assert tasks_for("nyuv2", classes=40)[0].channels == 40
-    with pytest.raises(UserError, match="unknown data set 'mars'"):
+    with pytest.raises(UserError, match="data set is 'mars'; choose from"):
         emanet_jax.register_task(mine, dataset="mars")
 
 

@@ -8,7 +8,7 @@ from etils import epath
 from emanet_jax import inference
 from emanet_jax.config import read_config
 from emanet_jax.errors import UserError
-from emanet_jax.training import debug_nan, loop, workdir
+from emanet_jax.training import bad_steps, loop, workdir
 from tests import bucket, tiny
 from tests.commands import assert_same_metrics, assert_same_state, saved_steps
 
@@ -83,7 +83,7 @@ def test_a_bad_step_is_kept_on_a_bucket(folder, tmp_path):
         settings.max_bad_steps = 2
     with pytest.raises(UserError, match=f"debug_nan --workdir={RUN}"):
         loop.train_and_evaluate(settings, RUN)
-    found = debug_nan.debug(RUN)
+    found = bad_steps.debug(RUN)
     assert found.step == 2 and found.not_finite["gradients"] and not found.not_finite["batch"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from emanet_jax.errors import UserError
-from emanet_jax.training import debug_nan, loop, workdir
+from emanet_jax.training import bad_steps, loop, workdir
 from emanet_jax.training.experiment import make_experiment
 from tests import tiny
 
@@ -66,7 +66,7 @@ def experiment_source(config):
 
 def test_the_kept_step_is_the_last_one(config, stopped):
     experiment = make_experiment(config)
-    state, batch = debug_nan.load(stopped[0], experiment.abstract_state())
+    state, batch = bad_steps.load(stopped[0], experiment.abstract_state())
     assert state.step == 3  # so that the step is the fourth
     for a, b in zip(*map(jax.tree.leaves, (batch, experiment.data.batch_at(3))), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -75,7 +75,7 @@ def test_the_kept_step_is_the_last_one(config, stopped):
 
 
 def test_the_losses_are_repeated(stopped):
-    report = debug_nan.debug(stopped[0])
+    report = bad_steps.debug(stopped[0])
     row = json.loads((stopped[0] / workdir.BAD_STEPS).read_text().splitlines()[-1])
     assert report.step == row["step"] == 4
     assert set(report.scalars) <= set(row)
@@ -91,12 +91,12 @@ def test_the_first_module_that_is_not_finite_is_named(config, stopped, tmp_path)
     directory = epath.Path(tmp_path)
     workdir.write(directory / workdir.CONFIG, workdir.to_json(config))
     experiment = make_experiment(config)
-    kept = debug_nan.load(stopped[0], experiment.abstract_state())
+    kept = bad_steps.load(stopped[0], experiment.abstract_state())
     state, batch = jax.tree.map(np.array, kept)
     state.params["backbone"]["layer1_0"]["conv_norm2"]["conv"]["kernel"][0, 0, 0, 0] = np.inf
     batch["labels"]["normals"][1, 2, 3] = np.nan
-    debug_nan.save(directory, state, 7, batch)
-    report = debug_nan.debug(directory)
+    bad_steps.save(directory, state, 7, batch)
+    report = bad_steps.debug(directory)
     assert report.step == 7 and report.not_finite["batch"] == ["labels/normals"]
     modules = report.not_finite["modules"]
     assert modules[:2] == ["backbone/layer1_0/conv_norm2/conv", "backbone/layer1_0/conv_norm2/bn"]
@@ -108,9 +108,9 @@ def test_a_run_without_a_bad_step_is_said(config, tmp_path):
     directory = epath.Path(tmp_path)
     workdir.write(directory / workdir.CONFIG, workdir.to_json(config))
     with pytest.raises(UserError, match=r"bad_step.msgpack does not exist"):
-        debug_nan.debug(directory)
+        bad_steps.debug(directory)
     with pytest.raises(UserError, match=r"holds no run"):
-        debug_nan.debug(directory / "nowhere")
+        bad_steps.debug(directory / "nowhere")
 
 
 def test_a_run_that_recovers_goes_on(tmp_path, caplog):
@@ -122,7 +122,7 @@ def test_a_run_that_recovers_goes_on(tmp_path, caplog):
             raise AssertionError("nothing is kept")
 
     rows = [(5, {"loss": np.inf, "bad_in_row": 3.0}), (6, {"loss": 1.0, "bad_in_row": 0.0})]
-    debug_nan.watch(rows, 3, Data(), state=None, directory=epath.Path(tmp_path))
+    bad_steps.watch(rows, 3, Data(), state=None, directory=epath.Path(tmp_path))
     assert caplog.messages == ["step 5 skipped: loss not finite; images image 4"]
     assert json.loads((tmp_path / workdir.BAD_STEPS).read_text())["images"] == ["image 4"]
     assert not (tmp_path / workdir.BAD_STEP).exists()
