@@ -20,7 +20,7 @@ from emanet_jax.export.formats import FORMATS
 from emanet_jax.training import workdir
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
-from tests import menu, tiny
+from tests import forks, menu, tiny
 from tests.conftest import ROOT
 
 HAS_JAX2ONNX = importlib.util.find_spec("jax2onnx") is not None
@@ -152,6 +152,7 @@ def in_the_environment_of_onnx(*command):
     )
 
 
+@pytest.mark.slow  # installs, and compiles three networks
 @pytest.mark.skipif(HAS_JAX2ONNX, reason="this is the environment of ONNX")
 def test_onnx_in_an_environment_of_its_own():
     """The tests above, which need jax2onnx; skipped where no environment can be made, offline."""
@@ -171,7 +172,7 @@ def test_onnx_in_an_environment_of_its_own():
 def test_onnx_without_its_environment_is_one_sentence(run, tmp_path):
     command = [sys.executable, "-m", "emanet_jax.export", f"--workdir={run}", "--format=onnx"]
     command += [f"--output={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forks.python(*command[1:])
     assert done.returncode == 1
     assert done.stderr.startswith("error: --format=onnx needs jax2onnx")
     assert "--with-requirements requirements-onnx.txt" in done.stderr
@@ -181,12 +182,7 @@ def test_onnx_without_its_environment_is_one_sentence(run, tmp_path):
 def test_the_command_writes_what_jax_alone_loads(run, tmp_path):
     output = tmp_path / "out"
     flags = [f"--workdir={run}", "--format=stablehlo", f"--output={output}", "--size=64x32"]
-    done = subprocess.run(
-        [sys.executable, "-m", "emanet_jax.export", *flags, "--platforms=cpu,tpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = forks.python("-m", "emanet_jax.export", *flags, "--platforms=cpu,tpu")
     assert done.returncode == 0, done.stderr
     assert "image uint8 (batch, 64, 32, 3)" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
