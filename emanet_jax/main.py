@@ -9,9 +9,10 @@
 emanet_jax/config.py lists with their defaults.
 
 Started again with the same flags, it goes on where it stopped; --allow_config_change lets it go on
-with other settings, such as more epochs. The exit status is 0 when the run is
-done, 1 after an error of the user's, which is one line, and 75 when SIGTERM or Ctrl-C has stopped
-the run, so that whoever started it knows to start it again (Slurm, Kubernetes, SkyPilot).
+with other settings, such as more epochs. The exit status is 0 when the run is done, 1 after an
+error of the user's, which is one line, and 75 when SIGTERM, Ctrl-C or the loss of another process
+has stopped the run, so that whoever started it knows to start it again (Slurm, Kubernetes,
+SkyPilot).
 
 Several processes, one a host, train together if each of them is started like this; their workdir
 must be on a disk that all share:
@@ -63,11 +64,21 @@ def _command() -> int:
         config = workdir.load_config(workdir.absolute(_WORKDIR.value))
         check_config(config)
     files.check_source(config.data)
+    others = (_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
+    if _DISTRIBUTED.value == "off" and others == (None, None, None):
+        return _work()
+    from emanet_jax.training import peers
+
+    peers.work_in_a_child()
     from emanet_jax.training import sharding
 
-    sharding.connect(
-        _DISTRIBUTED.value, _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value
-    )
+    sharding.connect(_DISTRIBUTED.value, *others)
+    with peers.until_the_verdict():
+        return _work()
+
+
+def _work() -> int:
+    """Trains or evaluates; the exit status."""
     _keep_compiled(_WORKDIR.value)
     from emanet_jax.training import loop
 

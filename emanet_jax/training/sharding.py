@@ -13,10 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from emanet_jax import strict_json
 from emanet_jax.errors import UserError
+from emanet_jax.training import peers
 from emanet_jax.types import Batch
-
-# After a process dies, the others end within about this time, instead of waiting for it for ever.
-_DEAD_AFTER_SECONDS = 30
 
 
 def connect(
@@ -51,8 +49,9 @@ def connect(
     try:
         jax.distributed.initialize(
             *given,
-            heartbeat_timeout_seconds=_DEAD_AFTER_SECONDS,
-            shutdown_timeout_seconds=_DEAD_AFTER_SECONDS,
+            # The others end, instead of waiting for a dead one for ever.
+            heartbeat_timeout_seconds=peers.DEAD_AFTER_SECONDS,
+            shutdown_timeout_seconds=peers.DEAD_AFTER_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -12,7 +12,6 @@ from typing import Any
 
 import ml_collections
 from etils import epath
-from flax.traverse_util import flatten_dict
 
 from emanet_jax.config import read_config, to_json
 from emanet_jax.errors import UserError
@@ -99,12 +98,21 @@ def check(
 
 def differences(a: ml_collections.ConfigDict, b: ml_collections.ConfigDict) -> dict[str, list[Any]]:
     """{key: [value in a, value in b]} of the settings that differ; None for a missing one."""
-    theirs, ours = (flatten_dict(json.loads(to_json(x)), sep=".") for x in (a, b))
+    theirs, ours = (dict(_leaves(json.loads(to_json(x)))) for x in (a, b))
     return {
         key: [theirs.get(key), ours.get(key)]
         for key in theirs | ours
         if theirs.get(key) != ours.get(key)
     }
+
+
+def _leaves(values: dict[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested dictionary by keys such as "model.name"."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{group}{key}.")
+        else:
+            yield group + key, value
 
 
 def save_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:

@@ -131,14 +131,18 @@ def test_four_hosts_equal_one_and_their_checkpoints_suit_any_number(alone, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dying", [1, 0])
-def test_when_a_host_dies_the_others_end_with_an_error(tmp_path, data_dir, dying):
-    processes = start_hosts(2, *arguments(tmp_path / "run", data_dir))
+def test_when_a_host_dies_the_others_say_so_in_one_line(tmp_path, data_dir, dying):
+    args = (*arguments(tmp_path / "run", data_dir), "--config.epochs=20.0")
+    processes = start_hosts(2, *args)
     when_at(processes[0], 2)
     processes[dying].send_signal(signal.SIGKILL)
     other = processes[1 - dying]
     try:
-        other.communicate(timeout=180)
-        assert other.returncode not in (0, None)
+        out = other.communicate(timeout=180)[0]
+        assert other.returncode == os.EX_TEMPFAIL
+        *before, last = out.splitlines()
+        assert last.startswith(f"error: process {dying} of this run is gone; start the same ")
+        assert not any("Traceback" in x or "error" in x or "Fatal" in x for x in before), out
     finally:
         other.kill()
 
