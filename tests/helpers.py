@@ -14,7 +14,7 @@ WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 1.0}
 SIZE = (128, 32)  # tall enough to share its rows between two devices
 
 
-def tiny_model(name: str = "ema_net", backbone: str = "hrnet_tiny"):
+def tiny_model(name: str = "ema_net", backbone: str = "resnet_tiny"):
     """The network's own layers, few and narrow."""
     narrow = {"features": 16, "distilled": 8} if name == "ema_net" else {}
     model = models.build(name, TASKS, backbone=backbone, image_size=SIZE, **narrow)

@@ -209,8 +209,8 @@ WRONG = {
         r"flag --config.model.overrides=\{1:.*\.\.\.:* Failed to parse",
     ),
     "a value for a flag of none": (
-        ("emanet_jax.predict", "--workdir=x", "--output=x", "--nofigures=1"),
-        "--nofigures=1 does not take an argument",
+        ("emanet_jax.main", "--workdir=x", "--config=synthrooms", "--noallow_config_change=1"),
+        "--noallow_config_change=1 does not take an argument",
     ),
     "a recipe": (
         ("emanet_jax.main", "--config=nyu_v2", "--workdir=x"),

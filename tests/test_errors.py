@@ -163,7 +163,7 @@ ROWS = {
     "another network to go on with": Row(
         "main",
         (*TRAIN, "--workdir=run"),
-        "run holds a run with tasks",
+        r"run holds a run with config.tasks = \['semseg'\], not \['depth'\]",
         edited("run/config.json", tasks=["semseg"]),
     ),
     "half a line of metrics": Row(

@@ -28,7 +28,7 @@ def record(
     config: ml_collections.ConfigDict,
     step: int,
     total_steps: int,
-    config_changes: Mapping[str, Any],
+    config_changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Adds this start, at `step` of `total_steps`, to the list in the run's environment.json.
 

@@ -72,9 +72,7 @@ def train(
             experiment = make_experiment(experiment.config, sample_offset)
         if jax.process_index() == 0:
             _describe(directory, experiment, state)
-            environment.record(
-                directory, experiment.config, start, experiment.total_steps, changes or {}
-            )
+            environment.record(directory, experiment.config, start, experiment.total_steps, changes)
         if start >= experiment.total_steps:
             _LOG.info("This run is finished: it was to take %d steps.", experiment.total_steps)
         with (

@@ -135,7 +135,7 @@ def test_files_that_systems_hide_are_no_damage(run):
     for path in (folder.with_name("._3"), folder / "._state", folder / "state" / ".DS_Store"):
         path.write_bytes(b"Mac OS X")
     with opened(run) as checkpoints:
-        assert not checkpoints.set_damaged_aside()
+        assert not checkpoints.damages
         restored = checkpoints.restore(3, state(0))
     np.testing.assert_array_equal(restored["weights"], state(3)["weights"])
 
