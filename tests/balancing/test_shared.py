@@ -58,7 +58,7 @@ def test_hps_shares_its_backbone_and_nothing_else(choice):
 
 
 def test_ema_net_shares_what_distillation_hands_on():
-    found = dependencies_by_module(tiny_model())
+    found = dependencies_by_module(tiny_model(backbone="hrnet_tiny"))
     everyone = (0, 1, 2)
     assert found["backbone"] == found["fuse"] == {everyone}
     for task, number in TASK_OF.items():
