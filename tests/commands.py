@@ -25,13 +25,16 @@ CHEAP = (
 )
 
 
-def start(*args: str, devices: int = 1, merge: bool = False) -> subprocess.Popen:
+def start(
+    *args: str, devices: int = 1, merge: bool = False, largest_file: int | None = None
+) -> subprocess.Popen:
     """A training or evaluation that a test talks to, in a process of its own.
 
     Args:
         args: flags.
         devices: of the process.
         merge: standard error in standard output.
+        largest_file: as in `run`.
     """
     environment = {
         **os.environ,
@@ -43,6 +46,8 @@ def start(*args: str, devices: int = 1, merge: bool = False) -> subprocess.Popen
         [sys.executable, "-m", "emanet_jax.main", *args],
         cwd=ROOT,
         env=environment,
+        preexec_fn=largest_file
+        and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if merge else subprocess.PIPE,
         text=True,
@@ -57,12 +62,15 @@ def run(*args: str, devices: int = 1, largest_file: int | None = None) -> tuple[
         devices: of the process.
         largest_file: bytes after which the system refuses to write on, as on a full disk.
     """
+    if largest_file:  # in a fork, errors of threads would run into the one line
+        process = start(*args, devices=devices, largest_file=largest_file)
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out, err
     done = forks.python(
         "-m",
         "emanet_jax.main",
         *args,
         environment={"XLA_FLAGS": xla_flags(devices)},
-        limits={resource.RLIMIT_FSIZE: largest_file} if largest_file else {},
     )
     return done.returncode, done.stdout, done.stderr
 
