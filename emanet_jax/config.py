@@ -279,9 +279,9 @@ def _check_finite(name: str, value: Any) -> None:
 
 def spell_out(config: ml_collections.ConfigDict) -> None:
     """Replaces the short spelling of a value by its name, in place."""
-    precision = config.get("precision")
-    if isinstance(precision, str):
-        config.precision = SHORT.get(precision, precision)
+    for short, name in SHORT.items():
+        if "precision" in config and config.precision == short:  # keys are checked afterwards
+            config.precision = name
 
 
 def _check(key: str, value: Any, rule: Rule) -> None:

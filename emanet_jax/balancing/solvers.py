@@ -174,8 +174,8 @@ def _graded_eigh(matrix: Array, sweeps: int = 6) -> tuple[Array, Array]:
         matrix, vectors = state
         i, j = pair
         off = matrix[i, j]
-        slope = (matrix[j, j] - matrix[i, i]) / divisor(2 * off)
-        tangent = jnp.where(slope < 0, -1, 1) / (jnp.abs(slope) + jnp.sqrt(1 + slope**2))
+        ratio = (matrix[j, j] - matrix[i, i]) / divisor(2 * off)
+        tangent = jnp.where(ratio < 0, -1, 1) / (jnp.abs(ratio) + jnp.sqrt(1 + ratio**2))
         cosine = 1 / jnp.sqrt(1 + tangent**2)
         cosine, sine = jnp.where(off == 0, 1, cosine), jnp.where(off == 0, 0, tangent * cosine)
         turn = jnp.eye(count, dtype=matrix.dtype).at[i, i].set(cosine).at[j, j].set(cosine)
