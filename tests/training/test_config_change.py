@@ -37,7 +37,9 @@ def test_another_batch_size_goes_on_at_the_same_sample(tmp_path, data_dir):
     first = cheap(data_dir, epochs=1.0)
     assert loop.train_and_evaluate(first, run)
     changed = cheap(data_dir, epochs=3.0, batch_size=8)
-    with pytest.raises(UserError, match=r"config.epochs = 1.0, not 3.0; config.batch_size = 4, not 8"):
+    with pytest.raises(
+        UserError, match=r"config.epochs = 1.0, not 3.0; config.batch_size = 4, not 8"
+    ):
         loop.train_and_evaluate(changed, run)
     assert workdir.load_config(run) == first
     assert loop.train_and_evaluate(changed, run, allow_config_change=True)
