@@ -199,6 +199,7 @@ def _with_log(command: Callable[[], int | None]) -> int | None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         absl_logging.get_absl_handler().addFilter(_is_news)
     show_log()
+    sys.unraisablehook = _report_unraisable
     # TensorFlow, which builds data sets and writes logs, has nothing to tell a person.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -218,6 +219,12 @@ def show_log() -> None:
 def _is_news(record: logging.LogRecord) -> bool:
     """Leaves out Orbax and TFDS: they warn of the usual, and their errors are raised as well."""
     return not re.search("orbax|tensorflow_datasets|asyncio", record.pathname)
+
+
+def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python's hook, less the threads that report to a save that has failed, a line per array."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
