@@ -19,6 +19,7 @@ import numpy as np
 from emanet_jax import balancing, cpu, models
 from emanet_jax.config import USUAL_BACKBONES, check_config
 from emanet_jax.models.remat import rematerialised
+from emanet_jax.network import NormalisedImages
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, sharding, steps
 from emanet_jax.types import Task
@@ -217,7 +218,7 @@ def measure_step(
         **config.model.overrides,
         dtype=jnp.dtype(config.precision),
     )
-    model = steps.NormalisedImages(network, config.image_statistics)
+    model = NormalisedImages(network, config.image_statistics)
     schedule = optim.make_schedule("constant", config.optimizer.learning_rate, 1)
     optimizer = optim.make_optimizer(schedule, config.optimizer.l2, config.optimizer.clip_norm)
     balance = balancing.from_config(config, tasks, steps_per_epoch=1)

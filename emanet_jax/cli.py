@@ -75,14 +75,15 @@ class _ConfigFile(flags.ArgumentParser):
 def find_recipe(name: str) -> str:
     """The config file that --config names: a file, or the name of one in configs/.
 
-    configs/ is the current folder's, then that of the package's checkout.
+    configs/ is the current folder's, then that of the package's checkout or installation.
 
     Raises:
         UserError: there is none.
     """
     if os.path.isfile(name):
         return name
-    folders = [Path("configs"), Path(__file__).parent.parent / "configs"]
+    package = Path(__file__).parent
+    folders = [Path("configs"), package.parent / "configs", package / "recipes"]
     recipes = {
         path.stem: str(path)
         for folder in reversed(folders)

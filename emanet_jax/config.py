@@ -338,9 +338,19 @@ def read_config(path: epath.Path, where: str) -> ml_collections.ConfigDict:
         UserError: it is no such file, or its keys or types are not `default_config`'s.
     """
     try:
-        values = json.loads(path.read_text(), object_hook=_with_tuples)
+        values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where} is no config.json of a run: {error}.") from error
+    return parse_config(values, where)
+
+
+def parse_config(values: Any, where: str) -> ml_collections.ConfigDict:
+    """The locked config that `to_json` wrote, from what JSON made of its text.
+
+    Raises:
+        UserError: keys or types are not `default_config`'s.
+    """
+    values = _with_tuples(values)
     config = default_config()
     _check_types(values, config, "", where)
     for group in FREE:  # whose defaults would mix with the values
@@ -386,13 +396,11 @@ def run_file(path: str) -> dict[str, Any]:
     return runpy.run_path(path)
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object's lists as the tuples that they were."""
-
-    def as_tuple(value: Any) -> Any:
-        return tuple(map(as_tuple, value)) if isinstance(value, list) else value
-
-    return {key: as_tuple(value) for key, value in values.items()}
+def _with_tuples(value: Any) -> Any:
+    """A JSON value with its lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(x) for key, x in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, str | int | float | bool]:

@@ -1,7 +1,8 @@
 """The one error that is the user's to correct, and names in its message."""
 
+import contextlib
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 Choice = TypeVar("Choice")
@@ -12,6 +13,21 @@ class UserError(ValueError):
 
     Commands print the message alone and exit with status 1; other errors keep their traceback.
     """
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Says what to install if the `with` block imports a library that is not there.
+
+    Args:
+        extra: of the package, which brings the library.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"this needs {error.name}, which is not installed: pip install 'emanet-jax[{extra}]'."
+        ) from error
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

@@ -1,27 +1,24 @@
-"""A run's trained network, without its data: for predict, compare, export and convert."""
+"""Trained networks without their data: loaded by `load`, called on pictures of any size."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
-from PIL import Image
 
-from emanet_jax import cpu, models
+from emanet_jax import cpu, saved
 from emanet_jax.data import geometry
-from emanet_jax.models.ctal import adapt_resolution
+from emanet_jax.errors import UserError, needs
+from emanet_jax.network import abstract_variables, at_size, make_network, resized_variables
 from emanet_jax.ops import upcast
 from emanet_jax.training import sharding, steps, workdir
-from emanet_jax.training.checkpoint import Checkpoints
-from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
 from emanet_jax.types import Model, Task
 
-# Pixels of the image to one of the grid that fusions are made for, by the backbone's kind.
-_STRIDES = {"pyramid": 4, "single": 32, "segnet": 1}
 _PIECE = 2**16  # pixels that are activated at a time, whatever the image's size
 
 
@@ -33,7 +30,7 @@ class Trained(NamedTuple):
         tasks: that it predicts.
         model: the network.
         variables: {"params", "batch_stats"}, NumPy arrays.
-        checkpoint: the folder of the weights; its name is the training step.
+        checkpoint: the folder of the weights; of a run's, its name is the training step.
     """
 
     config: ml_collections.ConfigDict
@@ -44,28 +41,75 @@ class Trained(NamedTuple):
 
 
 def load(
-    directory: epath.PathLike,
+    source: epath.PathLike,
+    *,
+    checkpoint: str = "best",
+    image_size: tuple[int, int] | None = None,
+    batch_size: int = 1,
+) -> "Predictor":
+    """Loads a trained network, ready to be called.
+
+    model = emanet_jax.load("runs/quickstart")
+    depth = model("photo.jpg")["depth"]  # (h, w, 1), in metres
+
+    Args:
+        source: a run's workdir, a folder that `save_pretrained` has made, or a repository on
+            Hugging Face by its name, owner/name. A folder of that name goes before.
+        checkpoint: of a run: "best" for the best one (the latest, if none has been evaluated), or
+            "latest".
+        image_size: (h, w) to run it at, where it is another than it was trained at.
+        batch_size: images that go through the network together.
+
+    Raises:
+        UserError: the source holds no network, or a damaged one.
+    """
+    return Predictor(load_trained(source, checkpoint, image_size), batch_size)
+
+
+def load_trained(
+    source: epath.PathLike,
     which: str = "best",
     image_size: tuple[int, int] | None = None,
 ) -> Trained:
-    """The network of the run in a directory, with the weights of a checkpoint.
-
-    Args:
-        directory: a run's workdir.
-        which: "best" for the best checkpoint (the latest, if none has been evaluated), or "latest".
-        image_size: (h, w) to run it at, where it is another than it was trained at.
+    """The network and the weights of a source, as `load` takes them.
 
     Raises:
-        UserError: the directory holds no run, or no checkpoint that can be restored.
+        UserError: as `load`.
     """
-    directory = workdir.absolute(directory)
+    folder = workdir.absolute(source)
+    if not folder.exists() and saved.is_repository(str(source)):
+        folder = saved.fetch_repository(str(source))
+    trained = (_load_saved if saved.is_saved(folder) else _load_run)(folder, which)
+    trained_at = tuple(trained.config.data.image_size)
+    if image_size and image_size != trained_at:
+        config = at_size(trained.config, image_size)
+        tasks, model = make_network(config)
+        variables = resized_variables(
+            trained.variables, config.model.backbone, trained_at, image_size
+        )
+        trained = trained._replace(config=config, tasks=tasks, model=model, variables=variables)
+    return trained._replace(variables=jax.device_get(trained.variables))
+
+
+def _load_saved(folder: epath.Path, _: str) -> Trained:
+    config, variables = saved.read(folder)
+    tasks, model = make_network(config)
+    expected = abstract_variables(model, tuple(config.data.image_size))
+    saved.check_arrays(folder, variables, expected)
+    return Trained(config, tasks, model, variables, folder)
+
+
+def _load_run(directory: epath.Path, which: str) -> Trained:
+    with needs("train"):  # which loading saved networks can spare
+        from emanet_jax.training.checkpoint import Checkpoints
+        from emanet_jax.training.experiment import checkpoint_policy, first_state
     config = workdir.load_config(directory)
     tasks, model = make_network(config)
-    trained_at = tuple(config.data.image_size)
+    variables = abstract_variables(model, tuple(config.data.image_size))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-        jax.eval_shape(functools.partial(first_state, config, tasks), shapes(model, trained_at)),
+        jax.eval_shape(functools.partial(first_state, config, tasks), variables),
     )
     policy = checkpoint_policy(config, tasks)
     with Checkpoints(directory / workdir.CHECKPOINTS, policy, read_only=True) as checkpoints:
@@ -73,11 +117,7 @@ def load(
         state = checkpoints.restore(step, like)
         place = checkpoints.path(step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    if image_size and image_size != trained_at:
-        config = at_size(config, image_size)
-        tasks, model = make_network(config)
-        variables = resized(variables, config.model.backbone, trained_at, image_size)
-    return Trained(config, tasks, model, jax.device_get(variables), place)
+    return Trained(config, tasks, model, variables, place)
 
 
 def predictor(trained: Trained) -> Callable[[np.ndarray], dict[str, jax.Array]]:
@@ -117,7 +157,11 @@ def _predict_raw(
     return {t.name: (upcast(final[t.name]), t.activation(final[t.name])) for t in tasks}
 
 
-class AnySize:
+Image = np.ndarray | str | os.PathLike
+Maps = dict[str, np.ndarray]
+
+
+class Predictor:
     """A trained network for images of any size, each of its own.
 
     All go through the network at its size, so a batch may mix them. Its maps are brought to an
@@ -129,16 +173,66 @@ class AnySize:
         batch_size: of the network.
     """
 
-    def __init__(self, trained: Trained, batch_size: int) -> None:
+    def __init__(self, trained: Trained, batch_size: int = 1) -> None:
+        self.trained = trained
         self.tasks = trained.tasks
         self.batch_size = batch_size
         self._image_size = tuple(trained.config.data.image_size)
         self._predict = _compiled(_predict_raw, trained)
         self._activate = {task.name: jax.jit(task.activation) for task in trained.tasks}
 
+    @overload
+    def __call__(self, images: Image) -> Maps: ...
+
+    @overload
+    def __call__(self, images: list[Image] | tuple[Image, ...]) -> list[Maps]: ...
+
+    def __call__(self, images: Image | list[Image] | tuple[Image, ...]) -> Maps | list[Maps]:
+        """Predicts every task of one image, or of several.
+
+        Args:
+            images: a picture's path or an array (h, w, 3), uint8 or in [0, 1]; a batch of arrays
+                (b, h, w, 3); or a list of paths and arrays of any sizes.
+
+        Returns:
+            {task: (h, w, k)} of one image, {task: (b, h, w, k)} of a batch, a list of the first for
+            a list: class ids as uint8; quantities in their units (depth in metres), probabilities
+            and unit vectors as float32.
+
+        Raises:
+            UserError: an image cannot be read, or is of another shape or range.
+        """
+        if isinstance(images, (str, os.PathLike)):
+            return self._predict_all([images])[0]
+        if isinstance(images, (list, tuple)):
+            return self._predict_all(images)
+        array = np.asarray(images)
+        if array.ndim != 4:
+            return self._predict_all([array])[0]
+        maps = self._predict_all(list(array))
+        return {task.name: np.stack([x[task.name] for x in maps]) for task in self.tasks}
+
+    def _predict_all(self, images: Sequence[Image]) -> list[Maps]:
+        arrays, maps = [_pixels(x) for x in images], []
+        for start in range(0, len(arrays), self.batch_size):
+            batch = arrays[start : start + self.batch_size]
+            maps += [
+                self.maps(raw, x.shape[:2]) for raw, x in zip(self.raw(batch), batch, strict=True)
+            ]
+        return maps
+
+    def __repr__(self) -> str:
+        model, size = self.trained.config.model, "x".join(map(str, self._image_size))
+        tasks = ", ".join(task.name for task in self.tasks)
+        return f"<{model.name} on {model.backbone} at {size}: {tasks}; {self.trained.checkpoint}>"
+
     def raw(self, images: Sequence[np.ndarray]) -> list[Raw]:
-        """The network's maps, at its size, of up to `batch_size` images (h, w, 3) uint8."""
-        batch = np.zeros((self.batch_size, *self._image_size, 3), np.uint8)
+        """The network's maps, at its size, of up to `batch_size` images (h, w, 3)."""
+        kinds = {image.dtype for image in images}
+        if len(kinds) > 1:  # floats are in [0, 1]
+            images = [x / np.float32(255) if x.dtype == np.uint8 else x for x in images]
+        dtype = np.uint8 if kinds == {np.dtype(np.uint8)} else np.float32
+        batch = np.zeros((self.batch_size, *self._image_size, 3), dtype)
         for row, image in zip(batch, images, strict=False):
             row[:] = geometry.resize_image(image, self._image_size)
         maps = jax.device_get(self._predict(batch))
@@ -162,8 +256,10 @@ class AnySize:
         raw, activated = maps
         if image_size == raw.shape[:2]:
             return activated.astype(dtype)
+        with needs("train"):
+            from PIL import Image as Pillow
         h, w = image_size
-        channels = [Image.fromarray(np.ascontiguousarray(x)) for x in np.moveaxis(raw, -1, 0)]
+        channels = [Pillow.fromarray(np.ascontiguousarray(x)) for x in np.moveaxis(raw, -1, 0)]
         rows, pixels = max(1, _PIECE // w), max(_PIECE, w)
         finished = np.empty((h, w, task.label_channels), dtype)
         for top in range(0, h, rows):
@@ -172,34 +268,34 @@ class AnySize:
             box = (0, start, raw.shape[1], end)
             piece = np.zeros((1, 1, pixels, len(channels)), np.float32)  # the same for all images
             for k, channel in enumerate(channels):
-                part = channel.resize((w, len(band)), Image.Resampling.BILINEAR, box)
+                part = channel.resize((w, len(band)), Pillow.Resampling.BILINEAR, box)
                 piece[0, 0, : part.width * part.height, k] = np.asarray(part).ravel()
             values = np.asarray(self._activate[task.name](piece))[0, 0]
             band[:] = values[: len(band) * w].reshape(band.shape)
         return finished
 
 
-def shapes(model: Model, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The network's {"params", "batch_stats"}, abstract."""
-    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    init = functools.partial(model.init, train=False)
-    return {"batch_stats": {}} | dict(jax.eval_shape(init, jax.random.key(0), images))
+def _pixels(image: Image) -> np.ndarray:
+    """An image's array (h, w, 3), uint8 or float32 in [0, 1].
 
-
-def at_size(
-    config: ml_collections.ConfigDict, image_size: tuple[int, int]
-) -> ml_collections.ConfigDict:
-    """The config with another (h, w)."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.image_size = image_size
-    return config
-
-
-def resized(
-    variables: Mapping[str, Any], backbone: str, old: tuple[int, int], new: tuple[int, int]
-) -> dict[str, Any]:
-    """Variables for images of another size (h, w): CTAL's fusions are made for one."""
-    stride = _STRIDES[models.BACKBONES[backbone].kind]
-    grids = ((h // stride, w // stride) for h, w in (old, new))
-    return {**variables, "params": adapt_resolution(variables["params"], *grids)}
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        with needs("train"):
+            from emanet_jax.data import files
+        return files.read_photo(Path(image).expanduser())
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise UserError(
+            f"an image is of the shape {array.shape}; it must be (h, w, 3), or (b, h, w, 3) of "
+            "several."
+        )
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0 and array.max() <= 1):
+        raise UserError(
+            f"an image of {array.dtype} has values from {array.min():.6g} to {array.max():.6g}; it "
+            "must be uint8, or of floating-point numbers in [0, 1]."
+        )
+    return array.astype(np.float32)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from emanet_jax.network import abstract_variables
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import environment, workdir
 from tests import tiny
@@ -57,7 +58,6 @@ def write_checkpoint(directory: Path, config, step: int = STEPS) -> None:
     """A checkpoint with random weights, which were never trained."""
     import jax
 
-    from emanet_jax import inference
     from emanet_jax.training.checkpoint import Checkpoints
     from emanet_jax.training.experiment import (
         checkpoint_policy,
@@ -66,7 +66,7 @@ def write_checkpoint(directory: Path, config, step: int = STEPS) -> None:
     )
 
     tasks, model = make_network(config)
-    shapes = inference.shapes(model, tuple(config.data.image_size))
+    shapes = abstract_variables(model, tuple(config.data.image_size))
     rng = np.random.default_rng(config.seed)
     variables = jax.tree.map(lambda x: np.abs(rng.normal(0, 0.1, x.shape)).astype(x.dtype), shapes)
     policy = checkpoint_policy(config, tasks)

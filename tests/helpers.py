@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from emanet_jax import balancing, models
+from emanet_jax.network import NormalisedImages
 from emanet_jax.tasks import tasks_for
 from emanet_jax.training import optim, steps
 
@@ -18,7 +19,7 @@ def tiny_model(name: str = "ema_net", backbone: str = "resnet_tiny"):
     """The network's own layers, few and narrow."""
     narrow = {"features": 16, "distilled": 8} if name == "ema_net" else {}
     model = models.build(name, TASKS, backbone=backbone, image_size=SIZE, **narrow)
-    return steps.NormalisedImages(model, "imagenet")
+    return NormalisedImages(model, "imagenet")
 
 
 def random_batch(b: int, seed: int = 0, size: tuple[int, int] = SIZE):

@@ -4,11 +4,13 @@ Commands run here in processes in which these libraries cannot be imported, inst
 """
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+import emanet_jax
 from emanet_jax import cli
 from emanet_jax.__main__ import COMMANDS
 from emanet_jax.errors import UserError
@@ -35,9 +37,8 @@ run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
 run(sys.argv[0], run_name="__main__", **({{}} if run is runpy.run_path else {{"alter_sys": True}}))
 """
 SCRIPTS = (
-    *(f"emanet_jax.{name}" for name in COMMANDS),
-    *("benchmarks.ctal", "benchmarks.input_pipeline", "benchmarks.scale"),
-    *("benchmarks.train_step", "launch/sweep.py"),
+    *dict.fromkeys(f"emanet_jax.{module}" for module, *_ in COMMANDS.values()),
+    *("benchmarks.ctal", "benchmarks.input_pipeline", "benchmarks.scale", "benchmarks.train_step"),
 )
 
 
@@ -73,17 +74,22 @@ def test_help_of_main_shows_an_example_and_where_the_keys_are():
 def test_the_package_lists_its_commands():
     done = run("emanet_jax")
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "python -m" in line]
-    assert [row[2] for row in rows] == [f"emanet_jax.{name}" for name in COMMANDS]
-    assert all(len(row) > 5 for row in rows)
+    listed = re.findall(r"^  (\S+) +\S.*\n +python -m emanet_jax\.(.*)", done.stdout, re.MULTILINE)
+    assert listed == [(name, " ".join(words)) for name, words in COMMANDS.items()]
     found = set()
     for path in (ROOT / "emanet_jax").rglob("*.py"):
         if "cli.run(_command)" in path.read_text():
             parts = path.relative_to(ROOT).with_suffix("").parts
             found.add(".".join(parts).removesuffix(".__main__"))
-    assert found == {f"emanet_jax.{name}" for name in COMMANDS}
-    done = run("emanet_jax", "train")
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and "'train'" in done.stderr
+    assert found == {f"emanet_jax.{module}" for module, *_ in COMMANDS.values()}
+    done = run("emanet_jax", "trian")
+    assert done.returncode == 1 and "did you mean 'train'?" in done.stderr
+
+
+def test_a_command_of_the_package_is_its_module():
+    done = run("emanet_jax", "eval")
+    assert done.returncode == 1 and done.stderr == run("emanet_jax.main", "--mode=eval").stderr
+    assert run("emanet_jax", "--version").stdout.strip() == emanet_jax.__version__
 
 
 # --- wrong values --------------------------------------------------------------------------------
@@ -162,7 +168,7 @@ WRONG = {
         "--dataset=mars is unknown; choose from",
     ),
     "networks of a sweep": (
-        ("launch/sweep.py", "--config=synthrooms", "--workdir=x", "--networks=hsp"),
+        ("emanet_jax.sweep", "--config=synthrooms", "--workdir=x", "--networks=hsp"),
         "--networks=hsp is unknown; .*; did you mean 'hps'?",
     ),
     "precision of a benchmark": (
@@ -243,6 +249,7 @@ def test_a_wrong_value_is_answered_at_once(command, words, tmp_path):
 READ = """
 import json, sys
 from absl import flags
+import emanet_jax
 from emanet_jax import cli
 from emanet_jax.config import to_json
 config = cli.define_config()

@@ -22,9 +22,10 @@ ORDER = (
     ("balancing", "synthetic"),
     ("models", "data"),
     ("cpu",),
+    ("network",),
     ("training",),
     ("inference",),
-    ("main", "predict", "compare", "export", "convert", "__main__"),
+    ("main", "sweep", "predict", "compare", "export", "convert", "__main__"),
 )
 WITHOUT_TENSORFLOW = ("models.registry", "tasks", "balancing", "training.steps", "convert", "cpu")
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu", "grain", "matplotlib", "PIL"}

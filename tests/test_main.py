@@ -13,8 +13,8 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from emanet_jax import inference
 from emanet_jax.errors import UserError
+from emanet_jax.network import at_size, resized_variables
 from emanet_jax.training import evaluation, loop, sharding, workdir, writers
 from emanet_jax.training.checkpoint import Checkpoints
 from emanet_jax.training.experiment import make_experiment
@@ -193,13 +193,13 @@ def test_a_run_is_evaluated_at_another_size(finished, size, monkeypatch):
     one = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", one)
     config = workdir.load_config(epath.Path(finished[0]))
-    trained_at, resized = tuple(config.data.image_size), inference.at_size(config, size)
+    trained_at, resized = tuple(config.data.image_size), at_size(config, size)
     experiment = make_experiment(config)
     folder = epath.Path(finished[0]) / workdir.CHECKPOINTS
     with Checkpoints(folder, experiment.checkpoint_policy, read_only=True) as checkpoints:
         state = checkpoints.restore(STEPS, experiment.abstract_state())
     variables = {"params": state.params}
-    adapted = inference.resized(variables, config.model.backbone, trained_at, size)
+    adapted = resized_variables(variables, config.model.backbone, trained_at, size)
     found = evaluation.evaluate_split(
         make_experiment(resized), state.replace(params=adapted["params"])
     )

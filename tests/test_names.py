@@ -7,8 +7,8 @@ from emanet_jax.config import CHOICES
 from emanet_jax.errors import UserError
 from emanet_jax.models.registry import VARIANTS
 from emanet_jax.models.remat import CHOICES as REMAT
+from emanet_jax.network import PRECISIONS
 from emanet_jax.tasks import DATASETS
-from emanet_jax.training.experiment import PRECISIONS
 from emanet_jax.training.optim import SCHEDULES
 
 REGISTRIES = {

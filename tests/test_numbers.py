@@ -11,8 +11,9 @@ import pytest
 from emanet_jax import balancing
 from emanet_jax.errors import UserError
 from emanet_jax.models.layers import BatchNorm
+from emanet_jax.network import NormalisedImages, make_network, normalise
 from emanet_jax.training import logs, optim, sharding, steps
-from emanet_jax.training.experiment import make_experiment, make_network
+from emanet_jax.training.experiment import make_experiment
 from emanet_jax.types import Predictions
 from tests import tiny
 from tests.helpers import SIZE, TASKS, WEIGHTS, random_batch
@@ -43,7 +44,7 @@ class OutOfTraining:
 
 
 def normalised(network):
-    return steps.NormalisedImages(network, "imagenet")
+    return NormalisedImages(network, "imagenet")
 
 
 def training(network, method="fixed", accumulate=1, learning_rate=1e-3, **changes):
@@ -224,7 +225,7 @@ def test_batch_norm_sees_micro_batches_one_after_the_other():
     end, _ = step(start, batch)
     mean = np.zeros(3)
     for part in (batch["image"][0::2], batch["image"][1::2]):
-        mean = 0.9 * mean + 0.1 * steps.normalise(jnp.asarray(part), "imagenet").mean((0, 1, 2))
+        mean = 0.9 * mean + 0.1 * normalise(jnp.asarray(part), "imagenet").mean((0, 1, 2))
     np.testing.assert_allclose(end.batch_stats["bn"]["mean"], mean, rtol=1e-5)
 
 

@@ -128,7 +128,7 @@ def examples(
     maps, steps = [batch["labels"]], []
     for group in groups:
         _LOG.info("%s: pictures", group.label)
-        trained = inference.load(group.runs[0].directory, checkpoint)
+        trained = inference.load_trained(group.runs[0].directory, checkpoint)
         maps.append(jax.device_get(inference.predictor(trained)(batch["image"])))
         steps.append(int(trained.checkpoint.name))
 

@@ -13,8 +13,8 @@ from emanet_jax.compare import pictures, runs, tables
 from emanet_jax.compare.runs import Group
 from emanet_jax.errors import UserError
 from emanet_jax.models.cost import Cost, cost
+from emanet_jax.network import make_network
 from emanet_jax.training import workdir
-from emanet_jax.training.experiment import make_network
 from emanet_jax.types import Task
 
 _LOG = logging.getLogger(__name__)

@@ -17,9 +17,10 @@ from emanet_jax import inference
 from emanet_jax.config import to_json
 from emanet_jax.convert import export_torch, import_torch
 from emanet_jax.errors import UserError
+from emanet_jax.network import abstract_variables, at_size, make_network, resized_variables
 from emanet_jax.training import workdir
 from emanet_jax.training.checkpoint import Checkpoints
-from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
+from emanet_jax.training.experiment import checkpoint_policy, first_state
 from emanet_jax.types import Model
 
 _LOG = logging.getLogger(__name__)
@@ -74,12 +75,12 @@ def _import(
 ) -> dict[str, Any]:
     size = tuple(config.data.image_size)
     if trained_at is None:
-        shapes = inference.shapes(model, size)
+        shapes = abstract_variables(model, size)
         return import_torch(state_dict, config.model.name, shapes)
-    _, theirs = make_network(inference.at_size(config, trained_at))
-    shapes = inference.shapes(theirs, trained_at)
+    _, theirs = make_network(at_size(config, trained_at))
+    shapes = abstract_variables(theirs, trained_at)
     variables = import_torch(state_dict, config.model.name, shapes)
-    return inference.resized(variables, config.model.backbone, trained_at, size)
+    return resized_variables(variables, config.model.backbone, trained_at, size)
 
 
 def read_run(
@@ -90,7 +91,7 @@ def read_run(
     Raises:
       UserError: the directory holds no run or no such checkpoint.
     """
-    trained = inference.load(directory, which)
+    trained = inference.load_trained(directory, which)
     _LOG.info("%s", trained.checkpoint)
     return trained.config, export_torch(trained.variables, trained.config.model.name)
 

@@ -262,6 +262,35 @@ def read_picture(path: Path, take: Callable[[Image.Image], _T]) -> _T:
             return take(_upright(opened))
 
 
+def read_photo(path: Path) -> np.ndarray:
+    """Reads an image file, the first frame of several: (h, w, 3) uint8.
+
+    Oriented by its EXIF data; transparent parts are white; 16 bits a channel become 8, and
+    floating-point numbers are taken as 0 to 1.
+
+    Raises:
+        UserError: the file cannot be read, or holds more pixels than Pillow takes for a picture; or
+            it is a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder without a picture.")
+    return read_picture(path, lambda picture: np.asarray(_rgb(picture)))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.float64) / (1 if picture.mode == "F" else 65535)
+        if not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):
+            raise ValueError(
+                f"its numbers are {values.min():.6g} to {values.max():.6g} of the largest, no grey"
+            )
+        picture = Image.fromarray(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8))
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Makes Pillow silent about odd metadata, and strict about too many pixels."""

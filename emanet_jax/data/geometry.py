@@ -98,13 +98,13 @@ def resize_label(values: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Image (h, w, 3) uint8 at `image_size`: mean over pixel areas; bilinear where it grows."""
+    """Image (h, w, 3), uint8 or float, at a size: mean over areas; bilinear where it grows."""
     if image.shape[:2] == image_size:
         return image
     down, across = (_area_weights(*sides) for sides in zip(image.shape, image_size, strict=False))
     rows = np.tensordot(down, image.astype(np.float32), 1)
-    resized = np.tensordot(rows, across, (1, 1))  # (h, 3, w)
-    return np.rint(np.moveaxis(resized, 2, 1)).astype(np.uint8)
+    resized = np.moveaxis(np.tensordot(rows, across, (1, 1)), 2, 1)
+    return np.rint(resized).astype(np.uint8) if image.dtype == np.uint8 else resized
 
 
 def _source_pixels(

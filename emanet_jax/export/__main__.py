@@ -75,7 +75,7 @@ def _command() -> None:
     from emanet_jax import inference
     from emanet_jax.export import writing
     from emanet_jax.export.formats import FORMATS
-    from emanet_jax.training.experiment import make_network
+    from emanet_jax.network import make_network
 
     platforms = _check_platforms(writing.DEFAULT_PLATFORMS)
     chosen = FORMATS[_FORMAT.value]
@@ -86,7 +86,7 @@ def _command() -> None:
             f"{chosen.install}"
         )
     writing.check_output(output, _OVERWRITE.value)
-    trained = inference.load(directory, _CHECKPOINT.value, size)
+    trained = inference.load_trained(directory, _CHECKPOINT.value, size)
     config = trained.config.copy_and_resolve_references()
     with config.unlocked():
         config.precision = _PRECISION.value or config.precision

@@ -242,7 +242,7 @@ def build(
 
 def overrides_of(name: str, backbone: str) -> dict[str, Any]:
     """The fields that `build` can set in a network on a backbone, {name: annotated type}."""
-    return _fields(_on(name, backbone))
+    return fields_of(_on(name, backbone))
 
 
 _HEAD_FIELDS = ("head", "refined_head")  # set by a name of HEADS
@@ -288,12 +288,12 @@ def _bind(make: Module, options: Mapping[str, Any]) -> partial:
     return partial(entry.module, **entry.values | parts)
 
 
-def _fields(make: Module) -> dict[str, Any]:
+def fields_of(make: Module) -> dict[str, Any]:
     """The annotated types of the fields that can be overridden: of the parts, the heads alone."""
     entry = _taken_apart(make)
     parts, found = entry.parts(), dict[str, Any]()
     for part in parts.values():
-        found |= _fields(part)
+        found |= fields_of(part)
     found |= {key: entry.types[key] for key in entry.values if key not in parts}
     return found | {key: str for key in _HEAD_FIELDS if key in parts}
 

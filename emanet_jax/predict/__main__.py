@@ -78,19 +78,19 @@ def _command() -> int:
     from emanet_jax.predict import loops
 
     which = cast(Literal["best", "latest"], _CHECKPOINT.value)
-    trained = inference.load(directory, which, size)
+    trained = inference.load_trained(directory, which, size)
     h, w = trained.config.data.image_size
     _LOG.info(
         "%s: %s on %s, images of %dx%d.",
         *(trained.checkpoint, trained.config.model.name, trained.config.model.backbone, h, w),
     )
     if source:
-        network = inference.AnySize(trained, _BATCH_SIZE.value)
+        network = inference.Predictor(trained, _BATCH_SIZE.value)
         path = output / f"{Path(source).stem}.mp4"
         count = loops.write_video(network, source, path, every=_EVERY.value, seconds=_SECONDS.value)
         _LOG.info("%s: %d frames.", path, count)
         return 0
-    network = inference.AnySize(trained, min(_BATCH_SIZE.value, len(paths)))
+    network = inference.Predictor(trained, min(_BATCH_SIZE.value, len(paths)))
     left_out = loops.write_photos(network, paths, output, _SAVE.value)
     _LOG.info("%s: %d photos, %d left out.", output, len(paths) - len(left_out), len(left_out))
     return int(bool(left_out))

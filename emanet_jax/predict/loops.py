@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from emanet_jax.data import geometry
+from emanet_jax.data import files, geometry
 from emanet_jax.errors import UserError
-from emanet_jax.inference import AnySize, Raw
+from emanet_jax.inference import Predictor, Raw
 from emanet_jax.predict import figures, formats, photos, video
 from emanet_jax.tasks.figures import Ends
 from emanet_jax.types import Task
@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 
 def write_photos(
-    network: AnySize,
+    network: Predictor,
     paths: Sequence[Path],
     output: Path,
     save: Collection[str] = ("figure", "npz"),
@@ -73,7 +73,7 @@ def write_photos(
 
     def read(path: Path) -> np.ndarray | None:
         try:
-            return photos.read(path)
+            return files.read_photo(path)
         except UserError as error:
             _LOG.warning("left out: %s", error)
             return None
@@ -98,7 +98,7 @@ def write_photos(
 
 
 def write_video(
-    network: AnySize, source: str, path: Path, *, every: int = 1, seconds: int | None = None
+    network: Predictor, source: str, path: Path, *, every: int = 1, seconds: int | None = None
 ) -> int:
     """Writes an .mp4 file with the figure of every frame; Ctrl-C ends it early, and whole.
 

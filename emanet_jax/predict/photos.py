@@ -1,13 +1,10 @@
-"""Image files of any format: finding them, reading them, names for their outputs."""
+"""Image files of any format: finding them, and names for their outputs."""
 
 import collections
 import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from emanet_jax.data import files
 from emanet_jax.errors import UserError
@@ -17,8 +14,8 @@ def find(values: Sequence[str], output: Path | None = None) -> list[Path]:
     """The files that --images names, each once: files, folders and globs, with commas between.
 
     A folder stands for the files in it and below with the ending of a picture, in the order of
-    their paths; one without any stands for itself, which `read` refuses as any file that is no
-    picture. Names that exist are taken as they are, with commas and brackets.
+    their paths; one without any stands for itself, which is no picture when it is read. Names that
+    exist are taken as they are, with commas and brackets.
 
     Args:
         values: of the flag.
@@ -104,32 +101,3 @@ def names(paths: Sequence[Path]) -> list[str]:
     count = collections.Counter(stems)
     short = [stem if count[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
     return short if len(set(short)) == len(short) else whole
-
-
-def read(path: Path) -> np.ndarray:
-    """Reads an image file, the first frame of several: (h, w, 3) uint8.
-
-    Oriented by its EXIF data; transparent parts are white; 16 bits a channel become 8, and
-    floating-point numbers are taken as 0 to 1.
-
-    Raises:
-        UserError: the file cannot be read, or holds more pixels than Pillow takes for a picture; or
-            it is a folder, which `find` found no picture in.
-    """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder without a picture.")
-    return files.read_picture(path, lambda picture: np.asarray(_rgb(picture)))
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.float64) / (1 if picture.mode == "F" else 65535)
-        if not (values.min() >= -files.ROUNDING and values.max() <= 1 + files.ROUNDING):
-            raise ValueError(
-                f"its numbers are {values.min():.6g} to {values.max():.6g} of the largest, no grey"
-            )
-        picture = Image.fromarray(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8))
-    elif picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")

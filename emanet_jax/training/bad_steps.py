@@ -154,15 +154,15 @@ def debug(directory: epath.PathLike) -> NanReport:
     Raises:
         UserError: there is no run, or it has kept no bad step.
     """
-    from emanet_jax.training.experiment import first_state, make_network  # loads slowly
+    from emanet_jax.network import abstract_variables, make_network  # loads slowly
+    from emanet_jax.training.experiment import first_state
 
     directory = workdir.absolute(directory)
     config = ml_collections.ConfigDict(workdir.load_config(directory))
     with config.unlocked():
         config.remat = "nothing"  # changes no number, and modules can be looked into
     tasks, model = make_network(config)
-    image = jax.ShapeDtypeStruct((1, *config.data.image_size, 3), np.float32)
-    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    variables = abstract_variables(model, tuple(config.data.image_size))
     like = jax.eval_shape(functools.partial(first_state, config, tasks), variables)
     state, batch = load(directory, like)
 

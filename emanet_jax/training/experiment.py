@@ -17,20 +17,17 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from emanet_jax import balancing, cpu, models
-from emanet_jax.config import check_config
+from emanet_jax import balancing, cpu
 from emanet_jax.data import augmentation, pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.models.remat import rematerialised
 from emanet_jax.models.weights.pretrained import load_pretrained
-from emanet_jax.tasks import metrics, tasks_for
+from emanet_jax.network import make_network
+from emanet_jax.tasks import metrics
 from emanet_jax.training import checkpoint, optim, sharding, steps
 from emanet_jax.types import Batch, MetricSums, Model, Task, TrainState
 
 _LOG = logging.getLogger(__name__)
-
-# What networks compute in. Parameters, statistics, losses and CTAL's sums are float32 in both.
-PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16": {"dtype": jnp.bfloat16}}
 
 
 class Data(NamedTuple):
@@ -198,28 +195,6 @@ def make_experiment(config: ml_collections.ConfigDict, sample_offset: int = 0) -
         tensorboard=config.tensorboard,
         profile=config.profile,
     )
-
-
-def make_network(
-    config: ml_collections.ConfigDict,
-) -> tuple[tuple[Task, ...], steps.NormalisedImages]:
-    """The tasks, and the network that predicts them of images as they are stored.
-
-    Raises:
-        UserError: a value of the config is none that it may have, or does not fit the others.
-    """
-    check_config(config)
-    tasks = tasks_for(config.data.dataset, config.tasks, config.data.classes)
-    model = models.build(
-        config.model.name,
-        tasks,
-        backbone=config.model.backbone,
-        image_size=tuple(config.data.image_size),
-        variant=config.model.variant,
-        **config.model.overrides,
-        **PRECISIONS[config.precision],
-    )
-    return tasks, steps.NormalisedImages(model, config.image_statistics)
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:

@@ -3,7 +3,6 @@
 step = jax.jit(functools.partial(train_step, model=..., tasks=..., ...), donate_argnums=0)
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,40 +16,6 @@ from emanet_jax.balancing import Balancing
 from emanet_jax.balancing.grads import Grads, GradsFn, TaskLosses
 from emanet_jax.tasks.losses import multi_task_loss
 from emanet_jax.types import Batch, MetricSums, Model, Task, TrainState
-
-# Mean and standard deviation of RGB in [0, 1]; "unit" feeds images as they are (released CNN code).
-IMAGE_STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class NormalisedImages:
-    """A network that takes images as they are stored: (b, h, w, 3), uint8 or in [0, 1].
-
-    Attributes:
-        network: takes images that are normalised.
-        statistics: a key of `IMAGE_STATISTICS`.
-    """
-
-    network: Model
-    statistics: str
-
-    def init(self, rngs: Any, images: Array, **kwargs: Any) -> Any:
-        """The network's variables."""
-        return self.network.init(rngs, normalise(images, self.statistics), **kwargs)
-
-    def apply(self, variables: Any, images: Array, **kwargs: Any) -> Any:
-        """The network's predictions."""
-        return self.network.apply(variables, normalise(images, self.statistics), **kwargs)
-
-
-def normalise(images: Array, statistics: str) -> Array:
-    """Images (b, h, w, 3), uint8 or in [0, 1], to what a backbone expects."""
-    mean, std = IMAGE_STATISTICS[statistics]
-    images = images / 255 if images.dtype == jnp.uint8 else images
-    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
 
 def create_state(

@@ -14,8 +14,9 @@ from emanet_jax import balancing
 from emanet_jax.balancing.shared import task_dependencies
 from emanet_jax.errors import UserError
 from emanet_jax.models.remat import rematerialised
+from emanet_jax.network import NormalisedImages
 from emanet_jax.ops import upcast
-from emanet_jax.training import sharding, steps
+from emanet_jax.training import sharding
 from emanet_jax.training.experiment import make_experiment
 from emanet_jax.types import Predictions
 from tests import tiny
@@ -105,7 +106,7 @@ class Shared(nn.Module):
 
 
 def shared_training(dtype=None, **settings):
-    return tiny_training(steps.NormalisedImages(Shared(dtype), "imagenet"), **settings)
+    return tiny_training(NormalisedImages(Shared(dtype), "imagenet"), **settings)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -323,7 +323,7 @@ def test_a_report_of_everything(sweep, tmp_path):
     ends = np.array([0, DEPTH.limit])[None, :, None]
     np.testing.assert_array_equal(decoded(key)[0, [0, -1]], DEPTH.to_rgb(ends)[0])
     assert 'style="background:rgb(61, 99, 181)"></i><span>bed</span>' in text
-    trained = inference.load(sweep / "hps" / "seed0")
+    trained = inference.load_trained(sweep / "hps" / "seed0")
     (batch,) = pipeline.eval_batches(
         [pipeline.load(pipeline.prepare(trained.config.data), "val")[0]],
         TASKS,

@@ -14,9 +14,10 @@ from emanet_jax.convert import runs
 from emanet_jax.errors import UserError
 from emanet_jax.models.ctal import adapt_resolution
 from emanet_jax.models.weights import reading
+from emanet_jax.network import make_network
 from emanet_jax.training import loop, workdir
 from emanet_jax.training.checkpoint import Checkpoints
-from emanet_jax.training.experiment import make_experiment, make_network
+from emanet_jax.training.experiment import make_experiment
 from tests import forks, menu, tiny
 from tests.conftest import ROOT
 from tests.torch_files import save_torch

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emanet_jax.network import abstract_variables, make_network
 from tests.data.layouts import write_labeled, write_mtan
 from tests.data.layouts_cityscapes import write_official
 from tests.data.layouts_pascal import write_pascal
@@ -28,10 +29,8 @@ def write(root: Path) -> None:
     """Files of data sets, built records, a run that was converted, its weights."""
     import jax
 
-    from emanet_jax import inference
     from emanet_jax.convert import export_torch, runs
     from emanet_jax.data import pipeline
-    from emanet_jax.training.experiment import make_network
     from tests import tiny
     from tests.torch_files import save_torch
 
@@ -47,7 +46,7 @@ def write(root: Path) -> None:
             (config[group[0]] if group else config)[last] = value
     pipeline.prepare(config.data)
 
-    shapes = inference.shapes(make_network(config)[1], tuple(config.data.image_size))
+    shapes = abstract_variables(make_network(config)[1], tuple(config.data.image_size))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     weights = export_torch(zeros, config.model.name)
     np.savez(root / "weights.npz", **weights)

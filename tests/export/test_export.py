@@ -17,9 +17,10 @@ from emanet_jax import inference
 from emanet_jax.errors import UserError
 from emanet_jax.export import formats, writing
 from emanet_jax.export.formats import FORMATS
+from emanet_jax.network import make_network
 from emanet_jax.training import workdir
 from emanet_jax.training.checkpoint import Checkpoints
-from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
+from emanet_jax.training.experiment import checkpoint_policy, first_state
 from tests import forks, menu, tiny
 from tests.conftest import ROOT
 
@@ -78,7 +79,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(run):
-    return inference.load(run)
+    return inference.load_trained(run)
 
 
 @EVERY_FORMAT
@@ -102,7 +103,7 @@ def test_ctal_and_padded_pooling_in_onnx(tmp_path):
     """On the backbone that compiles fastest, loops and all; outputs by position, as in metadata."""
     overrides = {"implementation": "factorized"}
     run = make_run(tmp_path / "run", "ema_net", "resnet_tiny", overrides=overrides)
-    trained = inference.load(run)
+    trained = inference.load_trained(run)
     metadata = export(trained, "onnx", tmp_path / "out")
     assert_same_outputs(trained, FORMATS["onnx"].load(tmp_path / "out"), 1)
     import onnxruntime
@@ -265,7 +266,7 @@ def test_the_whole_menu(tmp_path, name, backbone, format_name):
     overrides = [{"implementation": x} for x in IMPLEMENTATIONS] if "ema" in name else [{}]
     for i, override in enumerate(overrides):
         run = make_run(tmp_path / f"run{i}", name, backbone, overrides=override)
-        trained = inference.load(run)
+        trained = inference.load_trained(run)
         export(trained, format_name, tmp_path / f"out{i}")
         assert_same_outputs(trained, FORMATS[format_name].load(tmp_path / f"out{i}"), 3)
 
@@ -274,6 +275,6 @@ def test_the_whole_menu(tmp_path, name, backbone, format_name):
 @pytest.mark.parametrize("format_name", [name for name, x in FORMATS.items() if x.on_xla])
 def test_half_precision(tmp_path, format_name):
     run = make_run(tmp_path / "run", "ema_net", "resnet_tiny", precision="bfloat16")
-    trained = inference.load(run)
+    trained = inference.load_trained(run)
     export(trained, format_name, tmp_path / "out")
     assert_same_outputs(trained, FORMATS[format_name].load(tmp_path / "out"), 3)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
-from tests.launch.programs import FAKE, PROGRAMS, without_git
+from tests.launch.programs import FAKE, PROGRAMS, SOURCES, without_git
 
 
 @pytest.fixture
@@ -16,9 +16,10 @@ def project(tmp_path):
     shutil.copytree(ROOT / "launch", root / "launch")
     (root / "configs").mkdir()
     (root / "configs" / "mine.py").write_text("")
-    (root / "requirements.txt").write_text("numpy\n")
+    for name in SOURCES:
+        (root / name).write_text("numpy\n")
     (root / ".venv" / "bin").mkdir(parents=True)
-    shutil.copy(root / "requirements.txt", root / ".venv" / "installed.txt")
+    (root / ".venv" / "installed.txt").write_text("numpy\n" * len(SOURCES))
     (root / ".venv" / "extra.txt").write_text("jax[cuda12]\n")
     (root / ".gitignore").write_text(".venv/\n")
     git = ("git", "-c", "user.name=a", "-c", "user.email=b@c")

@@ -26,6 +26,7 @@ time.sleep(float(seconds or 0))
 sys.exit(int(status))
 """
 PROGRAMS = ("gcloud", "srun", "scontrol")
+SOURCES = ("requirements.txt", "constraints.txt", "pyproject.toml")  # what local.sh installs
 PLACE = ("--name=ema", "--zone=us-central2-b")
 VM = (*PLACE, "--type=v4-8")
 TRAIN = ("--", "--config=configs/mine.py", "--workdir=gs://bucket/run", "--config.tasks=('depth',)")

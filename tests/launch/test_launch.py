@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
+from tests.launch.programs import SOURCES
 
 # Stands in for python: notes what it is asked for, and "makes" an environment of itself.
 FAKE_PYTHON = """#!/bin/sh
@@ -25,7 +26,8 @@ def project(tmp_path):
     root = tmp_path / "a project"
     (root / "launch").mkdir(parents=True)
     shutil.copy(ROOT / "launch" / "local.sh", root / "launch")
-    (root / "requirements.txt").write_text("numpy\n")
+    for name in SOURCES:
+        (root / name).write_text("numpy\n")
     python = tmp_path / "python"
     python.write_text(FAKE_PYTHON)
     python.chmod(0o755)
@@ -58,13 +60,14 @@ def test_arguments_and_exit_status_pass_through_from_any_directory(project):
     assert run(project).returncode == 2
 
 
-def test_installs_once_and_again_when_requirements_change(project):
-    for _ in range(2):
-        assert run(project, "true").returncode == 0
-    assert installations(project) == 1
-    (project / "requirements.txt").write_text("numpy\nscipy\n")
+def test_installs_once_and_again_when_what_it_installs_changes(project):
+    for count, name in enumerate(SOURCES, 1):
+        for _ in range(2):
+            assert run(project, "true").returncode == 0
+        assert installations(project) == count
+        (project / name).write_text("numpy\nscipy\n")
     assert run(project, "true").returncode == 0
-    assert installations(project) == 2
+    assert installations(project) == len(SOURCES) + 1
 
 
 def test_the_environment_comes_first_on_the_path(project):

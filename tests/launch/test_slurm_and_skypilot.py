@@ -80,7 +80,7 @@ def test_an_extra_is_installed_once_and_remembered(project):
         assert run(project, "local.sh", "true", **more, **extra).returncode == 0
         return [x for x in Path(more["ASKED"]).read_text().splitlines() if "uv pip install" in x]
 
-    end = "-r requirements.txt"
+    end = "-r requirements.txt -c constraints.txt"
     assert installed() == []
     assert [x.endswith(f"{end} jax[tpu]") for x in installed(EXTRA="jax[tpu]")] == [True]
     assert installed(EXTRA="jax[tpu]") == installed() == []

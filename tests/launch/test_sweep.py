@@ -1,4 +1,4 @@
-"""launch/sweep.py: which runs there are, what each gets, how they end, and what is left out."""
+"""Sweeps: which runs there are, what each gets, how they end, and what is left out."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import time
 
 import pytest
 
+from emanet_jax import sweep
 from emanet_jax.errors import UserError
-from launch import sweep
 from tests.conftest import QUICK_COMPILATION, ROOT
 
 TINY = f"{ROOT}/tests/tiny.py:backbone=segnet_tiny"
@@ -143,7 +143,7 @@ def test_a_run_keeps_to_its_cores_and_variables(tmp_path):
 def test_a_sweep_from_start_to_report(tmp_path):
     """Two networks, one of which has no such backbone; then again with one that has."""
     command = [
-        *(sys.executable, ROOT / "launch" / "sweep.py", f"--config={TINY}", "--parallel=2"),
+        *(sys.executable, "-m", "emanet_jax.sweep", f"--config={TINY}", "--parallel=2"),
         *(f"--workdir={tmp_path / 'sweep'}", f"--config.data.data_dir={tmp_path / 'records'}"),
         *("--config.tasks=('depth',)", "--config.checkpoint.best_metric=depth/rmse_m"),
         *("--config.epochs=1", "--config.model.overrides={}"),
@@ -153,7 +153,7 @@ def test_a_sweep_from_start_to_report(tmp_path):
         return subprocess.run(
             [*command, f"--networks={networks}"],
             cwd=tmp_path,
-            env={**os.environ, "XLA_FLAGS": QUICK_COMPILATION},
+            env={**os.environ, "XLA_FLAGS": QUICK_COMPILATION, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
         )

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from emanet_jax import inference
-from emanet_jax.training import steps
+from emanet_jax.network import NormalisedImages
 from emanet_jax.types import Predictions
 from tests.helpers import TASKS
 
@@ -28,5 +28,5 @@ def linear():
     config = ml_collections.ConfigDict({"data": {"image_size": (32, 64)}})
     rng = np.random.default_rng(1)
     weights = {t.name: rng.normal(size=(3, t.channels)).astype(np.float32) for t in TASKS}
-    model = steps.NormalisedImages(_Linear(), "unit")
+    model = NormalisedImages(_Linear(), "unit")
     return inference.Trained(config, TASKS, model, weights, epath.Path("0"))

@@ -11,11 +11,12 @@ from PIL import Image
 
 from emanet_jax import inference
 from emanet_jax.errors import UserError
+from emanet_jax.network import abstract_variables, make_network
 from emanet_jax.ops import bilinear
 from emanet_jax.predict import figures, loops, photos
 from emanet_jax.training import workdir
 from emanet_jax.training.checkpoint import Checkpoints
-from emanet_jax.training.experiment import checkpoint_policy, first_state, make_network
+from emanet_jax.training.experiment import checkpoint_policy, first_state
 from tests import tiny
 from tests.helpers import TASKS
 
@@ -34,7 +35,7 @@ def run(tmp_path_factory):
     (directory / workdir.CONFIG).write_text(workdir.to_json(config))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
-        lambda x: rng.uniform(0.01, 0.2, x.shape).astype(x.dtype), inference.shapes(model, SIZE)
+        lambda x: rng.uniform(0.01, 0.2, x.shape).astype(x.dtype), abstract_variables(model, SIZE)
     )
     policy = checkpoint_policy(config, tasks)
     with Checkpoints(directory / workdir.CHECKPOINTS, policy) as checkpoints:
@@ -50,9 +51,9 @@ def test_maps_are_resized_before_their_activation(linear, size, monkeypatch):
     expected = {
         t.name: t.activation(bilinear(jnp.array(before[t.name][None]), size)) for t in TASKS
     }
-    found = [inference.AnySize(linear, 1).maps(raw, size)]
+    found = [inference.Predictor(linear, 1).maps(raw, size)]
     monkeypatch.setattr(inference, "_PIECE", 320)  # several bands, and rows that are longer
-    found.append(inference.AnySize(linear, 1).maps(raw, size))
+    found.append(inference.Predictor(linear, 1).maps(raw, size))
     for maps in found:
         assert maps["semseg"].dtype == np.uint8 and maps["depth"].dtype == np.float32
         np.testing.assert_allclose(maps["depth"], expected["depth"][0], atol=1e-4)
@@ -64,7 +65,7 @@ def test_maps_are_resized_before_their_activation(linear, size, monkeypatch):
 def test_a_map_shrinks_by_means(linear):
     raw = {t.name: (np.ones((*SIZE, t.channels), np.float32), None) for t in TASKS}
     raw["depth"][0][:, ::2] = 3.0
-    maps = inference.AnySize(linear, 1).maps(raw, (4, 4))
+    maps = inference.Predictor(linear, 1).maps(raw, (4, 4))
     np.testing.assert_allclose(maps["depth"], 2, atol=0.1)
 
 
@@ -78,7 +79,7 @@ def test_batches_mix_sizes_and_nothing_is_compiled_anew(linear):
 
         return dataclasses.replace(task, activation=activation)
 
-    network = inference.AnySize(linear._replace(tasks=tuple(map(counted, TASKS))), 3)
+    network = inference.Predictor(linear._replace(tasks=tuple(map(counted, TASKS))), 3)
     images = [np.full((*size, 3), k, np.uint8) for k, size in enumerate([(9, 70), (64, 64), SIZE])]
     together, alone = network.raw(images), [network.raw([image])[0] for image in images]
     for k, image in enumerate(images):
@@ -92,7 +93,7 @@ def test_batches_mix_sizes_and_nothing_is_compiled_anew(linear):
 
 
 def test_arrays_of_a_run_are_what_steps_predict_gives(run, tmp_path):
-    trained = inference.load(run)
+    trained = inference.load_trained(run)
     source, out = tmp_path / "photos", tmp_path / "out"
     rng = np.random.default_rng(3)
     pictures = {
@@ -108,7 +109,7 @@ def test_arrays_of_a_run_are_what_steps_predict_gives(run, tmp_path):
     (out / "large.npz").write_text("of an earlier start")
     (out / "mine.txt").write_text("mine")
 
-    network = inference.AnySize(trained, 2)
+    network = inference.Predictor(trained, 2)
     paths = photos.find([str(source)])
     assert loops.write_photos(network, paths, out) == [source / "bad.png"]
     names = [f"{name}.{ending}" for name in pictures for ending in ("npz", "png")]
@@ -136,7 +137,7 @@ def test_photos_are_never_written_over(linear, tmp_path):
     photo = tmp_path / "a.png"
     Image.fromarray(PICTURE).save(photo)
     before = photo.read_bytes()
-    network = inference.AnySize(linear, 1)
+    network = inference.Predictor(linear, 1)
     with pytest.raises(UserError, match="would write over the photo"):
         loops.write_photos(network, [photo], tmp_path)
     assert loops.write_photos(network, [photo], tmp_path, ["npz"]) == []
@@ -147,7 +148,7 @@ def test_photos_are_never_written_over(linear, tmp_path):
 def test_plain_maps_and_overlays_are_the_arrays(linear, tmp_path):
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
     weights = linear.variables | {"depth": np.array([[150.0], [-100.0], [0.0]], np.float32)}
-    network = inference.AnySize(linear._replace(variables=weights), 1)
+    network = inference.Predictor(linear._replace(variables=weights), 1)
     out = tmp_path / "out"
     loops.write_photos(network, [tmp_path / "a.png"], out, ["png", "overlay", "npz"])
     files = ["a.npz", "a_depth.png", "a_semseg.png", "a_semseg_overlay.png"]
@@ -172,11 +173,11 @@ def test_what_leaves_nothing_to_write_or_writes_twice_is_one_sentence(linear, tm
     for name in ("a.png", "a_semseg.png"):
         Image.fromarray(PICTURE).save(tmp_path / name)
     paths = photos.find([str(tmp_path)])
-    network = inference.AnySize(linear, 1)
+    network = inference.Predictor(linear, 1)
     with pytest.raises(UserError, match=r"would get .*out/a_semseg\.png from two photos"):
         loops.write_photos(network, paths, tmp_path / "out", ["figure", "png"])
     normals = [task for task in TASKS if task.name == "normals"]
-    network = inference.AnySize(linear._replace(tasks=tuple(normals)), 1)
+    network = inference.Predictor(linear._replace(tasks=tuple(normals)), 1)
     with pytest.raises(
         UserError, match=r"--save=png,overlay leaves nothing to write: .*, normals,"
     ):
@@ -186,7 +187,7 @@ def test_what_leaves_nothing_to_write_or_writes_twice_is_one_sentence(linear, tm
 
 def test_what_cannot_be_written_is_one_sentence(linear, tmp_path):
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    network = inference.AnySize(linear, 1)
+    network = inference.Predictor(linear, 1)
     (tmp_path / "out" / "a.npz").mkdir(parents=True)
     with pytest.raises(UserError, match=r"out/a\.npz cannot be written: .*irectory"):
         loops.write_photos(network, [tmp_path / "a.png"], tmp_path / "out", ["npz"])

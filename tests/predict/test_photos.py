@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emanet_jax.data import files
 from emanet_jax.errors import UserError
 from emanet_jax.predict import photos
 
@@ -62,7 +63,7 @@ def test_a_picture_is_read_as_people_see_it(name, tmp_path):
     content, expected = PICTURES[name]
     path = tmp_path / "photo"  # the content tells the format
     path.write_bytes(content)
-    found = photos.read(path)
+    found = files.read_photo(path)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
 
@@ -74,7 +75,7 @@ def test_jpeg(tmp_path, mode, options):
     smooth = Image.fromarray(PICTURE[:3, :4]).resize((40, 30), Image.Resampling.BICUBIC)
     smooth.convert(mode).save(tmp_path / "a.jpg", exif=_oriented(8), **options)
     expected = np.rot90(np.asarray(smooth.convert(mode).convert("RGB")).astype(int))
-    assert np.abs(photos.read(tmp_path / "a.jpg") - expected).mean() < 4
+    assert np.abs(files.read_photo(tmp_path / "a.jpg") - expected).mean() < 4
 
 
 _JPEG = _encoded(_RGB.resize((300, 200)), "JPEG")
@@ -99,7 +100,7 @@ def test_what_is_no_picture_is_one_sentence(content, words, tmp_path, monkeypatc
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"bad.jpg cannot be read as a picture: .*{words}") as found:
-        photos.read(path)
+        files.read_photo(path)
     assert "\n" not in str(found.value) and str(found.value).count("bad.jpg") == 1
 
 
@@ -108,18 +109,18 @@ def test_photos_whose_exif_data_cannot_be_written_back_are_turned_all_the_same(t
     entries = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x02\x13\0\x05\0\0\0\x01\0\0\0\x22"
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + entries + bytes(12)
     Image.fromarray(np.full((16, 24, 3), 99, np.uint8)).save(tmp_path / "a.jpg", exif=exif)
-    assert photos.read(tmp_path / "a.jpg").shape == (24, 16, 3)
+    assert files.read_photo(tmp_path / "a.jpg").shape == (24, 16, 3)
 
 
 def test_numbers_up_to_rounding_outside_are_grey(tmp_path):
     floats = np.array([[-0.0000001, 0.5], [1, 1.0000001]], np.float32)
     Image.fromarray(floats).save(tmp_path / "a.tif")
-    assert photos.read(tmp_path / "a.tif")[..., 0].tolist() == [[0, 128], [255, 255]]
+    assert files.read_photo(tmp_path / "a.tif")[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"gone\.png cannot be read as a picture: No such file"):
-        photos.read(tmp_path / "gone.png")
+        files.read_photo(tmp_path / "gone.png")
 
 
 def test_files_folders_and_globs(tmp_path):
@@ -147,7 +148,7 @@ def test_files_folders_and_globs(tmp_path):
     # A folder without a picture stands for itself, as a file that is none.
     assert find("{0}/text,{0}/a.png,{0}/i*") == ["text", "a.png", *below[:2]]
     with pytest.raises(UserError, match=r"text is a folder without a picture\."):
-        photos.read(tmp_path / "text")
+        files.read_photo(tmp_path / "text")
     with pytest.raises(UserError, match=r"--images=.*/text holds no picture\."):
         find("{}/text")
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "inner/._e.tif"):

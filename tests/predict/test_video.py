@@ -43,7 +43,7 @@ def _read(path):
     ],
 )
 def test_a_video_becomes_a_video_of_figures(linear, clip, tmp_path, options, kept):
-    network = inference.AnySize(linear, 3)
+    network = inference.Predictor(linear, 3)
     path, source = tmp_path / "out" / "grey.mp4", tmp_path / "any: ending.x"
     source.write_bytes(clip.read_bytes())
     assert loops.write_video(network, str(source), path, **options) == len(kept)
@@ -57,7 +57,7 @@ def test_a_video_becomes_a_video_of_figures(linear, clip, tmp_path, options, kep
 
 
 def test_an_interrupted_video_is_whole(linear, clip, tmp_path):
-    class Interrupted(inference.AnySize):
+    class Interrupted(inference.Predictor):
         def raw(self, images):
             if int(images[0].mean()) > 100:  # the third batch
                 raise KeyboardInterrupt
@@ -69,7 +69,7 @@ def test_an_interrupted_video_is_whole(linear, clip, tmp_path):
 
 
 def test_what_is_no_video_is_one_sentence(linear, clip, tmp_path, monkeypatch):
-    network, path = inference.AnySize(linear, 1), tmp_path / "out.mp4"
+    network, path = inference.Predictor(linear, 1), tmp_path / "out.mp4"
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 99)
     (tmp_path / "half.mp4").write_bytes(clip.read_bytes()[:-900])
     for source, words in {
@@ -134,7 +134,7 @@ def test_a_video_without_a_rate_has_that_of_its_frames_times(linear, tmp_path, s
         with video.Frames(str(source), seconds) as frames:
             assert frames.rate == pytest.approx(1000 / 41) and frames.count == count
             assert sum(1 for _ in frames) == count
-    network, path = inference.AnySize(linear, 3), tmp_path / "out.mp4"
+    network, path = inference.Predictor(linear, 3), tmp_path / "out.mp4"
     assert loops.write_video(network, str(source), path, seconds=1, every=10) == 3
     rate, found = _read(path)
     assert rate == pytest.approx(100 / 41, rel=1e-2) and len(found) == 3
@@ -155,7 +155,7 @@ def test_a_video_that_nothing_tells_the_rate_of_is_one_sentence(linear, tmp_path
     with pytest.raises(
         UserError, match=r"one\.webm has no frame rate.*; give it one with ffmpeg -r"
     ):
-        loops.write_video(inference.AnySize(linear, 1), str(path), tmp_path / "out.mp4")
+        loops.write_video(inference.Predictor(linear, 1), str(path), tmp_path / "out.mp4")
     assert [x.name for x in tmp_path.iterdir()] == ["one.webm"]
 
 
@@ -178,7 +178,7 @@ def test_the_rate_is_that_of_the_usual_interval(milliseconds, rate):
 def test_a_rate_keeps_its_digits(linear, tmp_path):
     """Of one frame in 30, the rate is one that two digits do not hold."""
     path = _encoded(tmp_path / "long.mp4", "N*40", "-c:v", "libx264", "-pix_fmt", "yuv420p")
-    loops.write_video(inference.AnySize(linear, 2), str(path), tmp_path / "out.mp4", every=30)
+    loops.write_video(inference.Predictor(linear, 2), str(path), tmp_path / "out.mp4", every=30)
     with imageio.get_reader(tmp_path / "out.mp4", "FFMPEG") as reader:
         assert reader.get_meta_data()["duration"] == pytest.approx(2 * 30 / 25, abs=0.02)
 
@@ -186,7 +186,7 @@ def test_a_rate_keeps_its_digits(linear, tmp_path):
 def test_colours_of_a_video_change_slowly(linear, tmp_path):
     """Ten frames of a near wall, then a far one: the range follows, within seconds."""
     weights = linear.variables | {"depth": np.array([[9.0], [0.0], [0.0]], np.float32)}
-    network = inference.AnySize(linear._replace(variables=weights), 4)
+    network = inference.Predictor(linear._replace(variables=weights), 4)
     raws = [network.raw([np.full((48, 64, 3), k, np.uint8)])[0] for k in [25] * 3 + [250] * 60]
     share = 1 - math.exp(-1 / (RATE * 2.0))
     ends = loops._adapted((), raws, network.tasks, share)

@@ -67,7 +67,7 @@ def test_a_run_on_a_bucket_is_the_run_on_a_disk(folder, tmp_path, caplog):
 
     loop.evaluate_workdir(RUN, "best")
     assert f"checkpoint: {RUN}/checkpoints/" in caplog.text
-    assert inference.load(RUN, "latest").checkpoint == epath.Path(RUN) / "checkpoints" / "8"
+    assert inference.load_trained(RUN, "latest").checkpoint == epath.Path(RUN) / "checkpoints" / "8"
     other = config(tmp_path)
     with other.unlocked():
         other.balancing = "dwa"

@@ -9,6 +9,7 @@ import pytest
 
 from emanet_jax import balancing, models
 from emanet_jax.errors import UserError
+from emanet_jax.network import NormalisedImages
 from emanet_jax.training import sharding, steps
 from tests.helpers import TASKS, WEIGHTS, random_batch
 from tests.menu import NETWORKS, tiny
@@ -32,7 +33,7 @@ def training(name, backbone):
     Adam would turn noise around zero into steps of full size.
     """
     tasks = TASKS[:1] if name == "stl" else TASKS
-    model = steps.NormalisedImages(tiny(name, backbone, tasks, SIZE), "imagenet")
+    model = NormalisedImages(tiny(name, backbone, tasks, SIZE), "imagenet")
     # With larger steps ATI-Net blows rounding errors up a hundredfold a step, on any mesh.
     optimizer = optax.sgd(1e-4, momentum=0.9)
     weights = {task.name: WEIGHTS[task.name] for task in tasks}

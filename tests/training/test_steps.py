@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emanet_jax.errors import UserError
+from emanet_jax.network import IMAGE_STATISTICS, normalise
 from emanet_jax.tasks import metrics
 from emanet_jax.training import sharding, steps
 from tests.helpers import TASKS, random_batch, tiny_model, tiny_training
@@ -122,11 +123,11 @@ def test_evaluation_ignores_padding_and_batch_size(training):
 
 def test_images_as_bytes_or_as_floats_are_the_same():
     image = random_batch(2)["image"]
-    for statistics in steps.IMAGE_STATISTICS:
-        as_bytes = steps.normalise(jnp.asarray(image), statistics)
-        as_floats = steps.normalise(jnp.asarray(image / np.float32(255)), statistics)
+    for statistics in IMAGE_STATISTICS:
+        as_bytes = normalise(jnp.asarray(image), statistics)
+        as_floats = normalise(jnp.asarray(image / np.float32(255)), statistics)
         np.testing.assert_allclose(as_bytes, as_floats, atol=1e-6)
-    np.testing.assert_allclose(steps.normalise(jnp.asarray(image), "unit"), image / 255, atol=1e-7)
+    np.testing.assert_allclose(normalise(jnp.asarray(image), "unit"), image / 255, atol=1e-7)
 
 
 def test_mesh_and_batch_sizes_that_do_not_fit_are_said():

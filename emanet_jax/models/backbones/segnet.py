@@ -139,14 +139,16 @@ class Decoder(nn.Module):
 
 
 class SegNet(nn.Module):
-    """Images (b, H, W, 3) to one map (b, H, W, widths[0]).
+    """Images (b, H, W, 3) to one map (b, H, W, widths[0]), or to the encoder's.
 
     Attributes:
       widths: of the five scales, finest first.
+      all_scales: give the encoder's map of every scale, (b, H, W, widths[0]) to 1/16.
       dtype: that layers compute in.
     """
 
     widths: tuple[int, ...]
+    all_scales: bool = False
     dtype: Dtype | None = None
 
     def setup(self) -> None:
@@ -157,4 +159,6 @@ class SegNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Images to maps, as every backbone; image sides must be multiples of 32."""
         encoded = self.encoder(images, train)
+        if self.all_scales:
+            return list(encoded.last)
         return [self.decoder(encoded.pooled, encoded.argmax_indices, train).last[0]]

@@ -193,17 +193,18 @@ def layer_norm(dtype: Dtype | None, name: str) -> nn.LayerNorm:
 
 
 class SwinV2(nn.Module):
-    """Images (b, H, W, 3) to one map at 1/32, normalised."""
+    """Images (b, H, W, 3) to one map at 1/32, normalised, and to those of the stages before."""
 
     embed_dim: int  # of the first stage; each further one has twice the channels, at half the size
     blocks: tuple[int, ...]
     heads: tuple[int, ...]
     stochastic_depth: float  # of the last block; the others' rise to it linearly from 0
+    all_scales: bool = False  # give the maps of the other stages too, from 1/4 on
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
-        """Images to [(b, H/32, W/32, 8 * embed_dim)], where there are four stages."""
+        """Images to [(b, H/32, W/32, 8 * embed_dim)], where there are four stages, or to all."""
         scales = iter(self._branch_scales(images.shape[0], train))  # len() takes no symbol
         x = nn.Conv(
             self.embed_dim,
@@ -216,13 +217,16 @@ class SwinV2(nn.Module):
             name="embed",
         )(images)  # (b, H/4, W/4, embed_dim)
         x = layer_norm(self.dtype, "embed_norm")(x)
+        maps = []
         for stage, (blocks, heads) in enumerate(zip(self.blocks, self.heads, strict=True), 1):
             if stage > 1:
                 x = PatchMerging(self.dtype, name=f"merge{stage}")(x)
             for i in range(blocks):
                 name = f"windows{stage}_{i}"
                 x = Block(heads, i % 2 == 1, self.dtype, name=name)(x, next(scales))
-        return [layer_norm(self.dtype, "last_norm")(x)]
+            maps.append(x)
+        last = layer_norm(self.dtype, "last_norm")(x)
+        return [*maps[:-1], last] if self.all_scales else [last]
 
     def _branch_scales(self, images: int, train: bool) -> jax.Array:
         if not 0 <= self.stochastic_depth < 1:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, needs
 from emanet_jax.models.backbones import swin
 from emanet_jax.models.weights.reading import READERS, read_state_dict
 from emanet_jax.models.weights.torch_names import Rules
@@ -189,16 +189,30 @@ def find(pretrained: str) -> Path:
             f"config.model.pretrained is '{pretrained}', which is neither a file of weights "
             f"({', '.join(READERS)}) nor a repository such as timm/hrnet_w18_small_v2.ms_in1k."
         )
-    return _fetch(repository, file or HUB_FILE)
-
-
-def _fetch(repository: str, file: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    cached = huggingface_hub.try_to_load_from_cache(repository, file)
+    with needs("hub"):
+        import huggingface_hub
+    cached = huggingface_hub.try_to_load_from_cache(repository, file or HUB_FILE)
     if isinstance(cached, str):
         return Path(cached)  # without asking whether there is a newer one
+    end = "a file that you have can be given by its path"
+    return fetch(repository, file or HUB_FILE, "config.model.pretrained", end)
+
+
+def fetch(repository: str, file: str, what: str, end: str) -> Path:
+    """The newest version of a file on Hugging Face, or the cached one if that is out of reach.
+
+    Args:
+      repository: owner/name.
+      file: of the repository.
+      what: that an error's sentence begins with.
+      end: that it ends with.
+
+    Raises:
+      UserError: it cannot be fetched.
+    """
+    with needs("hub"):
+        import huggingface_hub
+        from huggingface_hub import errors
     reasons: dict[type[Exception], str] = {  # subclasses before their bases
         errors.LocalEntryNotFoundError: "Hugging Face cannot be reached and the file is not in "
         "the cache",
@@ -212,6 +226,5 @@ def _fetch(repository: str, file: str) -> Path:
         message = " ".join(str(error).split()).rstrip(".")
         reason = next((x for kind, x in reasons.items() if isinstance(error, kind)), message)
         raise UserError(
-            f"config.model.pretrained: {file} of {repository} cannot be fetched, as {reason}; "
-            "a file that you have can be given by its path."
+            f"{what}: {file} of {repository} cannot be fetched, as {reason}; {end}."
         ) from error

@@ -1,6 +1,6 @@
 """Trains a table of networks and seeds, several at a time, and ends in their report.
 
-    ./launch/local.sh python launch/sweep.py --config=synthrooms --workdir=runs/sweep \\
+    python -m emanet_jax.sweep --config=synthrooms --workdir=runs/sweep \\
         --networks=stl,hps,ema_net --seeds=0,1,2 --parallel=2 --config.epochs=4
 
 Each run is `python -m emanet_jax.main` in WORKDIR/NETWORK/seedSEED, with its config in sweep.json
@@ -28,12 +28,9 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # where the package is, for a script that is started by its path
-
-from emanet_jax import cli, menu  # noqa: E402
-from emanet_jax.config import check_config, spell_out, to_json  # noqa: E402
-from emanet_jax.errors import UserError  # noqa: E402
+from emanet_jax import cli, menu
+from emanet_jax.config import check_config, spell_out, to_json
+from emanet_jax.errors import UserError
 
 cli.define_config(required=True)
 _WORKDIR = cli.define_path("workdir", "Folder that gets a folder for each run, and the report.")
@@ -201,7 +198,8 @@ def _command() -> int:
     asked = [sys.executable, "-c", _DEVICES]
     backend, devices = subprocess.run(asked, stdout=-1, text=True, check=True).stdout.split()
     slots = make_slots(backend, int(devices), _PARALLEL.value, os.environ)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    package = str(pathlib.Path(__file__).parent.parent)  # found from any folder, installed or not
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     main = [sys.executable, "-m", "emanet_jax.main"]
     directory = pathlib.Path(_WORKDIR.value).expanduser().absolute()
