@@ -26,15 +26,22 @@ COMMANDS = {
 }
 
 
+EVAL = "Evaluates a run."
+
+
 def listing() -> str:
     """A line for every command, with the first line of what its own --help shows."""
     lines = ["usage: emanet-jax COMMAND [--help] [--FLAG=VALUE ...]", ""]
     for name, (module, *flags) in COMMANDS.items():
         place = Path(__file__).parent.joinpath(*module.split("."))
         file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
-        words = (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+        words = (
+            EVAL
+            if flags
+            else (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+        )
         call = " ".join([f"python -m emanet_jax.{module}", *flags])
-        lines += [f"  {name:11}{words}", f"{'':13}{call}"]
+        lines += [f"  {name:11}{EVAL if flags else words}", f"{'':13}{call}"]
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from emanet_jax.config import (
     spell_out,
     users_code,
 )
-from emanet_jax.errors import UserError, end
+from emanet_jax.errors import UserError, end, needs
 
 flags.disclaim_key_flags()  # so that --help shows those that are made here as the command's own
 
@@ -204,7 +204,8 @@ def _with_log(command: Callable[[], int | None]) -> int | None:
     # TensorFlow, which builds data sets and writes logs, has nothing to tell a person.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    return command()
+    with needs():
+        return command()
 
 
 def show_log() -> None:

@@ -103,7 +103,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.mesh = ml_collections.ConfigDict()
     config.mesh.spatial = 1  # devices that share the rows of an image
 
-    config.tensorboard = True  # curves and figures; False: metrics.jsonl and figure.png alone
+    # metrics.jsonl and figure.png alone are "jsonl"; curves and figures too, by CLU: "tensorboard".
+    config.writers = "tensorboard"
     config.profile = False  # a trace of a few steps for TensorBoard
     return config
 
@@ -231,6 +232,7 @@ CHOICES: dict[str, Collection[str]] = {
     "precision": ("float32", "bfloat16"),
     "remat": ("nothing", "blocks", "everything"),
     "host_metrics": ("always", "last", "never"),
+    "writers": ("jsonl", "tensorboard"),
     "optimizer.schedule": ("cosine", "cosine_restarts", "halved", "constant"),
 }
 SHORT = {"bf16": "bfloat16", "fp32": "float32"}  # other spellings of a precision

@@ -15,18 +15,36 @@ class UserError(ValueError):
     """
 
 
+# Libraries that one of the package's extras brings, which pyproject.toml lists; the others always
+# come with it.
+EXTRAS = {
+    **dict.fromkeys(("PIL", "array_record", "grain", "matplotlib", "msgpack", "orbax"), "train"),
+    **dict.fromkeys(("tensorflow_datasets", "tqdm"), "train"),
+    **dict.fromkeys(("clu", "tensorboard"), "clu"),
+    **dict.fromkeys(("h5py", "tensorflow"), "data"),
+    **dict.fromkeys(("jinja2", "pandas"), "compare"),
+    **dict.fromkeys(("imageio", "imageio_ffmpeg"), "video"),
+    "huggingface_hub": "hub",
+}
+
+
 @contextlib.contextmanager
-def needs(extra: str) -> Iterator[None]:
+def needs(extra: str = "", otherwise: str = "") -> Iterator[None]:
     """Says what to install if the `with` block imports a library that is not there.
 
     Args:
-        extra: of the package, which brings the library.
+        extra: that brings it; "": the one of `EXTRAS`.
+        otherwise: what can be done without it, if anything.
     """
     try:
         yield
     except ModuleNotFoundError as error:
+        extra = extra or EXTRAS.get((error.name or "").partition(".")[0], "")
+        if not extra:
+            raise
         raise UserError(
-            f"this needs {error.name}, which is not installed: pip install 'emanet-jax[{extra}]'."
+            f"this needs {error.name}, which is not installed: pip install 'emanet-jax[{extra}]'"
+            + (f"; {otherwise}." if otherwise else ".")
         ) from error
 
 

@@ -78,12 +78,12 @@ def push_to_hub(
     """
     if not saved.is_repository(repository):
         raise UserError(f"repository is '{repository}'; it must be owner/name.")
-    with needs("hub"):
+    with needs():
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError
     with tempfile.TemporaryDirectory() as place:
         folder = workdir.absolute(source)
-        if saved.is_saved(folder):
+        if workdir.is_saved(folder):
             saved.read(folder)  # whole, or an error
         else:
             made = Path(place) / repository.rpartition("/")[2]

@@ -79,7 +79,7 @@ def load_trained(
     folder = workdir.absolute(source)
     if not folder.exists() and saved.is_repository(str(source)):
         folder = saved.fetch_repository(str(source))
-    trained = (_load_saved if saved.is_saved(folder) else _load_run)(folder, which)
+    trained = (_load_saved if workdir.is_saved(folder) else _load_run)(folder, which)
     trained_at = tuple(trained.config.data.image_size)
     if image_size and image_size != trained_at:
         config = at_size(trained.config, image_size)
@@ -100,7 +100,7 @@ def _load_saved(folder: epath.Path, _: str) -> Trained:
 
 
 def _load_run(directory: epath.Path, which: str) -> Trained:
-    with needs("train"):  # which loading saved networks can spare
+    with needs():  # which loading saved networks can spare
         from emanet_jax.training.checkpoint import Checkpoints
         from emanet_jax.training.experiment import checkpoint_policy, first_state
     config = workdir.load_config(directory)
@@ -256,7 +256,7 @@ class Predictor:
         raw, activated = maps
         if image_size == raw.shape[:2]:
             return activated.astype(dtype)
-        with needs("train"):
+        with needs():
             from PIL import Image as Pillow
         h, w = image_size
         channels = [Pillow.fromarray(np.ascontiguousarray(x)) for x in np.moveaxis(raw, -1, 0)]
@@ -282,7 +282,7 @@ def _pixels(image: Image) -> np.ndarray:
         UserError: it is none.
     """
     if isinstance(image, (str, os.PathLike)):
-        with needs("train"):
+        with needs():
             from emanet_jax.data import files
         return files.read_photo(Path(image).expanduser())
     array = np.asarray(image)

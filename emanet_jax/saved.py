@@ -23,15 +23,11 @@ from emanet_jax import strict_json
 from emanet_jax.config import check_config, parse_config, to_json
 from emanet_jax.errors import UserError, listed
 from emanet_jax.models.weights.pretrained import fetch
+from emanet_jax.training.workdir import WEIGHTS
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CONFIG, CARD = "config.json", "README.md"
 _LIBRARY = "emanet_jax"
 _REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
-
-
-def is_saved(folder: epath.Path) -> bool:
-    """Whether a folder is one of these."""
-    return (folder / WEIGHTS).exists()
 
 
 def write(

@@ -21,7 +21,7 @@ CHEAP = (
     "--config.checkpoint.best_metric=depth/rmse_m",
     "--config.checkpoint.every_steps=1",
     "--config.log_every_steps=1",
-    "--config.tensorboard=False",
+    "--config.writers=jsonl",
 )
 
 

@@ -24,7 +24,9 @@ ORDER = (
     ("cpu",),
     ("network",),
     ("training",),
+    ("saved",),
     ("inference",),
+    ("hub",),
     ("main", "sweep", "predict", "compare", "export", "convert", "__main__"),
 )
 WITHOUT_TENSORFLOW = ("models.registry", "tasks", "balancing", "training.steps", "convert", "cpu")

@@ -31,7 +31,9 @@ from etils import epath
 from emanet_jax import cli
 from emanet_jax.errors import UserError
 
-_WORKDIR = cli.define_path("workdir", "Folder of the run; emanet_jax.convert makes one, too.")
+_WORKDIR = cli.define_path(
+    "workdir", "Folder of the run, or one that emanet_jax.save_pretrained has made."
+)
 _OUTPUT = cli.define_path("output", "Folder to write to.")
 _IMAGES = flags.DEFINE_multi_string(
     "images", [], "Files, folders, which are searched, and globs, with commas or spaces between."
@@ -65,15 +67,18 @@ def _command() -> int:
     output = Path(_OUTPUT.value).expanduser()
 
     # Imported here, so that flags are checked and --help answers before the libraries load.
-    from emanet_jax.predict import photos, video
+    from emanet_jax.predict import photos
     from emanet_jax.training import workdir
 
     source = os.path.expanduser(_VIDEO.value or "")
     if source:
+        from emanet_jax.predict import video  # needs imageio, which photos can spare
+
         video.check_source(source)
     paths = photos.find(_IMAGES.value, output) if _IMAGES.value else []
     directory = workdir.absolute(epath.Path(_WORKDIR.value).expanduser())
-    workdir.load_config(directory)
+    if not workdir.is_saved(directory):
+        workdir.load_config(directory)
     from emanet_jax import inference
     from emanet_jax.predict import loops
 

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from emanet_jax.data import files, geometry
 from emanet_jax.errors import UserError
 from emanet_jax.inference import Predictor, Raw
-from emanet_jax.predict import figures, formats, photos, video
+from emanet_jax.predict import figures, formats, photos
 from emanet_jax.tasks.figures import Ends
 from emanet_jax.types import Task
 
@@ -115,6 +115,8 @@ def write_video(
     Raises:
         UserError: the source cannot be read, or the file not be written.
     """
+    from emanet_jax.predict import video  # needs imageio, which photos can spare
+
     if os.path.realpath(path) == os.path.realpath(source):
         raise UserError(f"--output={path.parent} would write over {source}; choose another folder.")
 

@@ -192,7 +192,7 @@ def make_experiment(config: ml_collections.ConfigDict, sample_offset: int = 0) -
         figure_images=config.figure_images,
         max_bad_steps=config.max_bad_steps,
         checkpoint_policy=policy,
-        tensorboard=config.tensorboard,
+        tensorboard=config.writers == "tensorboard",
         profile=config.profile,
     )
 

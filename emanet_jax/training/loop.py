@@ -83,7 +83,7 @@ def train(
         if finished:
             checkpoints.wait()
             if jax.process_index() == 0:
-                _LOG.info(_report(directory, checkpoints))
+                _LOG.info(_report(directory, checkpoints, experiment.tensorboard))
     return finished
 
 
@@ -180,8 +180,10 @@ def _describe(directory: epath.Path, experiment: Experiment, state: TrainState) 
     )
 
 
-def _report(directory: epath.Path, checkpoints: Checkpoints) -> str:
+def _report(directory: epath.Path, checkpoints: Checkpoints, tensorboard: bool) -> str:
     """Every metric at the first, best and last evaluation, and where to look."""
+    curves = f"tensorboard --logdir={directory / workdir.TENSORBOARD}"
+    curves = curves if tensorboard else f"{directory / workdir.METRICS}"
     best, last = checkpoints.best_step(), checkpoints.latest_step()
     assert best is not None and last is not None, "the last step is always evaluated and saved"
     evaluations = writers.read_evaluations(directory / workdir.METRICS)
@@ -196,6 +198,6 @@ def _report(directory: epath.Path, checkpoints: Checkpoints) -> str:
             "",
             f"best checkpoint: {checkpoints.path(best)}",
             f"figure:          {directory / workdir.FIGURE}",
-            f"curves:          tensorboard --logdir={directory / workdir.TENSORBOARD}",
+            f"curves:          {curves}",
         ]
     )

@@ -29,6 +29,7 @@ FIGURE = "figure.png"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+WEIGHTS = "model.safetensors"  # of a folder that is no run, but made by save_pretrained
 
 # The settings that a checkpoint's arrays depend on: a run can only go on with these unchanged.
 _IDENTITY = (
@@ -45,6 +46,11 @@ def absolute(directory: epath.PathLike) -> epath.Path:
     """The folder's whole name; gs://BUCKET/FOLDER is one already (epath would put it below ".")."""
     path = epath.Path(directory)
     return path if "://" in str(path) else path.absolute()
+
+
+def is_saved(folder: epath.Path) -> bool:
+    """Whether a folder is no run, but one that `save_pretrained` has made."""
+    return (folder / WEIGHTS).exists()
 
 
 def write(path: epath.Path, content: str | bytes) -> None:

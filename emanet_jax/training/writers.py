@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 
 from emanet_jax import strict_json
-from emanet_jax.errors import UserError
+from emanet_jax.errors import UserError, needs
 from emanet_jax.training import workdir
 
 if TYPE_CHECKING:
@@ -99,8 +99,9 @@ class Writer:
 
 def _tensorboard(folder: epath.Path) -> "MetricWriter":
     """CLU's writer, which writes in the background; TensorFlow is imported only here."""
-    import tensorflow as tf
-    from clu import metric_writers
+    with needs("clu", "--config.writers=jsonl does without"):
+        import tensorflow as tf
+        from clu import metric_writers
 
     tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes their memory to encode images
     return metric_writers.create_default_writer(folder)

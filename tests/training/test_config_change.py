@@ -21,7 +21,7 @@ def cheap(data_dir, **changes):
         config.model.overrides = {}
         config.tasks = ("depth",)
         config.data.data_dir = str(data_dir)
-        config.tensorboard = False
+        config.writers = "jsonl"
         for key, value in changes.items():
             config[key] = value
     return config

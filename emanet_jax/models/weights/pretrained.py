@@ -189,7 +189,7 @@ def find(pretrained: str) -> Path:
             f"config.model.pretrained is '{pretrained}', which is neither a file of weights "
             f"({', '.join(READERS)}) nor a repository such as timm/hrnet_w18_small_v2.ms_in1k."
         )
-    with needs("hub"):
+    with needs():
         import huggingface_hub
     cached = huggingface_hub.try_to_load_from_cache(repository, file or HUB_FILE)
     if isinstance(cached, str):
@@ -210,7 +210,7 @@ def fetch(repository: str, file: str, what: str, end: str) -> Path:
     Raises:
       UserError: it cannot be fetched.
     """
-    with needs("hub"):
+    with needs():
         import huggingface_hub
         from huggingface_hub import errors
     reasons: dict[type[Exception], str] = {  # subclasses before their bases
