@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Compiling dominates the tests: without LLVM's optimisations it takes 2/3 of the CPU time.
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
 
-# Python compiles the libraries once, not in each of the many processes, whatever the machine prefers.
+# Python compiles the libraries once, not in each of the many processes.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
