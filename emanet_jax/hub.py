@@ -62,6 +62,8 @@ def push_to_hub(
 ) -> str:
     """Uploads a run's network, or a folder that `save_pretrained` made, to Hugging Face.
 
+    The model card and config.json hold the run's command and config, with this machine's paths.
+
     Args:
         source: a workdir, or such a folder.
         repository: owner/name; made if need be.
@@ -138,7 +140,7 @@ def model_card(
         "",
         f"`{config.model.name}` ({config.model.variant}) on `{config.model.backbone}`, {count:,} "
         f"parameters, trained on `{config.data.dataset}` at {h}x{w} for {training['step']:,} steps "
-        "of " + f"{config.batch_size} images by [emanet_jax]({HOMEPAGE}).",
+        f"of {config.batch_size} images by [emanet_jax]({HOMEPAGE}).",
         "",
         "| task | output | |",
         "|---|---|---|",
