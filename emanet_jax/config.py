@@ -31,7 +31,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict()
     config.model.name = "ema_net"
     config.model.backbone = "hrnet_w18"
-    config.model.variant = "paper"  # "released": as the published code, see the deviations table
+    config.model.variant = "paper"  # "released": as the published code, see docs/protocols.md
     config.model.pretrained = ""  # the backbone's weights: a file or "owner/name" on Hugging Face
     config.model.overrides = ml_collections.ConfigDict()  # fields of the network by name
 

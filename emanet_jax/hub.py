@@ -12,10 +12,10 @@ from etils import epath
 import emanet_jax
 from emanet_jax import inference, saved
 from emanet_jax.errors import UserError, needs
-from emanet_jax.training import environment, workdir, writers
+from emanet_jax.training import environment, workdir
 from emanet_jax.types import Task
 
-HOMEPAGE = "https://pypi.org/project/emanet-jax"
+HOMEPAGE = "https://github.com/emanet-jax/emanet_jax"
 
 
 def save_pretrained(
@@ -108,6 +108,8 @@ def push_to_hub(
 
 def _training(directory: epath.Path, trained: inference.Trained) -> dict[str, Any]:
     """The facts that a run's folder has of its training, as far as it has them."""
+    with needs():
+        from emanet_jax.training import writers
     step = int(trained.checkpoint.name)
     metrics = writers.read_evaluations(directory / workdir.METRICS).get(step, {})
     starts = environment.read(directory)

@@ -75,6 +75,21 @@ def test_the_public_names():
         emanet_jax.bild  # noqa: B018
 
 
+def test_the_public_names_load_without_any_extra():
+    """In a process where none of the extras' libraries can be imported."""
+    by_flax = {"msgpack", "orbax"}  # it brings these itself
+    code = f"""
+import sys
+for name in {[*set(EXTRAS) - by_flax]}:
+    sys.modules[name] = None
+import emanet_jax
+print(len([getattr(emanet_jax, name) for name in emanet_jax.__all__]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{len(emanet_jax.__all__)}\n", done.stderr
+
+
 def uv(*arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "uv", *arguments], cwd=ROOT, capture_output=True, text=True

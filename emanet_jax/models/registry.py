@@ -208,7 +208,7 @@ def build(
       tasks: to predict, in the order that they share axes in.
       image_size: (H, W) of the images, multiples of 32.
       backbone: one of `BACKBONES`.
-      variant: "paper", or "released" for the behaviour of the authors' code (README, deviations).
+      variant: "paper", or "released" for the behaviour of the authors' code (docs/protocols.md).
       **overrides: fields of the network, of a part of it or of the backbone, by their names; they
         go before the variant's.
 
