@@ -49,8 +49,8 @@ def load(
 ) -> "Predictor":
     """Loads a trained network, ready to be called.
 
-    model = emanet_jax.load("runs/quickstart")
-    depth = model("photo.jpg")["depth"]  # (h, w, 1), in metres
+        model = emanet_jax.load("runs/quickstart")
+        depth = model("photo.jpg")["depth"]  # (h, w, 1), in metres
 
     Args:
         source: a run's workdir, a folder that `save_pretrained` has made, or a repository on
@@ -195,9 +195,9 @@ class Predictor:
                 (b, h, w, 3); or a list of paths and arrays of any sizes.
 
         Returns:
-            {task: (h, w, k)} of one image, {task: (b, h, w, k)} of a batch, a list of the first for
-            a list: class ids as uint8; quantities in their units (depth in metres), probabilities
-            and unit vectors as float32.
+            By task, maps (h, w, k) of one image or (b, h, w, k) of a batch; of a list, a list of
+            the first. Class ids are uint8; quantities in their units (depth in metres),
+            probabilities and unit vectors are float32.
 
         Raises:
             UserError: an image cannot be read, or is of another shape or range.
@@ -244,7 +244,7 @@ class Predictor:
         At the network's own size it is what `predictor` gives, to the bit.
 
         Returns:
-            {task: (h, w, k)}: class ids as uint8, all else as float32.
+            By task, maps (h, w, k), class ids as uint8, all else as float32.
         """
         return {task.name: self._finish(task, raw[task.name], image_size) for task in self.tasks}
 

@@ -15,13 +15,16 @@ import pytest
 from PIL import Image
 
 from emanet_jax import balancing
+from emanet_jax.__main__ import COMMANDS
 from emanet_jax.data import pipeline
 from emanet_jax.errors import UserError
 from emanet_jax.tasks import DATASETS
 from tests import forks
 from tests.conftest import ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+# Other files, as pages name them that the site has too.
+REPOSITORY = "https://github.com/emanet-jax/emanet_jax/blob/main/"
 
 
 class Block(NamedTuple):
@@ -37,7 +40,8 @@ class Block(NamedTuple):
 
 def blocks() -> list[Block]:
     pattern = re.compile(
-        r"(?:<!-- needs: (?P<needs>.*?) -->\n)?^```(?P<language>\w+) ?(?P<argument>.*?)\n"
+        r"(?:<!-- needs: (?P<needs>.*?) -->\n)?"
+        r'^```(?P<language>\w+)(?: title="(?P<argument>.*?)")?\n'
         r"(?P<text>.*?)^```$",
         re.MULTILINE | re.DOTALL,
     )
@@ -46,7 +50,7 @@ def blocks() -> list[Block]:
             page,
             text.count("\n", 0, found.start()) + 1,
             found["language"],
-            found["argument"],
+            found["argument"] or "",
             found["needs"] or "",
             found["text"],
         )
@@ -208,19 +212,28 @@ def test_every_way_to_need_something_is_known():
     }
 
 
+def call_of(words: list[str]) -> list[str]:
+    """A command's module, arguments behind it, if the command is one of the package's."""
+    words = words[1:] if words[0] == LOCAL else words
+    if words[0] == "emanet-jax":
+        module, *flags = COMMANDS[words[1]]
+        return [f"emanet_jax.{module}", *flags, *words[2:]]
+    is_ours = words[:2] == ["python", "-m"] and words[2].startswith("emanet_jax.")
+    return words[2:] if is_ours else []
+
+
 @pytest.mark.parametrize("block", BASH, ids=name)
 def test_documented_flags_exist(block, outside):
     """Every flag of every command, also of those that are not run here."""
     for words in commands(block):
-        words = words[1:] if words[0] == LOCAL else words
-        if words[:2] == ["python", "-m"] and words[2].startswith("emanet_jax."):
+        if call := call_of(words):
             code = (
                 "import runpy, sys; from emanet_jax import cli\n"
                 "cli.run = lambda command: cli._parse_flags(sys.argv)\n"
                 "sys.argv = sys.argv[1:]\n"
                 "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
             )
-            python(outside, "-c", code, *words[2:])
+            python(outside, "-c", code, *call)
 
 
 def test_what_needs_nothing_runs(tmp_path):
@@ -243,7 +256,7 @@ def test_what_needs_nothing_runs(tmp_path):
     expected = ["runs/quickstart/figure.png", "out/a.png", "out/a.npz", "out/walk.mp4"]
     for path in [*expected, "report/report.html", "exported/metadata.json"]:
         assert (tmp_path / path).stat().st_size > 0
-    (snippet,) = [b for b in of_page("results.md") if b.argument == "exported"]
+    (snippet,) = [b for b in of_page("results.md") if b.argument == "load_exported.py"]
     python(tmp_path, "-c", snippet.text.replace("(2, 64, 96, 3)", "(2, 32, 64, 3)"))
     (text,) = [b.text for b in of_page("README.md") if b.language == "python"]
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
@@ -258,6 +271,37 @@ def test_dry_runs_of_clusters_run(block):
     subprocess.run(["bash", "-euc", block.text], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_the_start_runs_and_its_run_is_saved(tmp_path):
+    """index.md from top to bottom, and after it the Python of weights.md, on a tiny network."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (70, 40)).save(tmp_path / "photos" / "garden.jpg")
+    for folder in ("emanet_jax", "configs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    for block in of_page("index.md"):
+        for words in commands(block) if block.language == "bash" and not block.needs else ():
+            small = SMALL if words[1] == "train" else ()
+            python(tmp_path, "-m", "emanet_jax", *words[1:], *small)
+    code = [b for page in ("index.md", "weights.md") for b in of_page(page)]
+    code = [b.text for b in code if b.language == "python" and not b.needs]
+    python(tmp_path, "-c", "".join(code))
+    assert (tmp_path / "saved" / "rooms-ema-net" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "garden.png").exists()
+
+
+@pytest.mark.parametrize("page", ["concepts.md", "ctal.md", "networks.md", "nnx.md"])
+def test_python_of_a_page_runs(page):
+    """In one process, from top to bottom, with smaller networks."""
+    text = "".join(b.text for b in of_page(page) if b.language == "python")
+    for old, new in {
+        '"ema_net"': '"hps"',
+        "hrnet_w18": "resnet_tiny",
+        "resnet50": "resnet_tiny",
+        "288, 384": "64, 96",
+    }.items():
+        text = text.replace(old, new)
+    python(ROOT, "-c", text)
+
+
 # --- links ---------------------------------------------------------------------------------------
 
 
@@ -266,6 +310,9 @@ def test_links_lead_somewhere(page):
     text = re.sub(r"`[^`\n]*`", "", page.read_text())
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
         assert (page.parent / target).exists(), target
+        assert page.parent == ROOT or "/" not in target, f"{target} is outside of the site"
+    for target in re.findall(rf"\({re.escape(REPOSITORY)}([^)#]+)[^)]*\)", text):
+        assert (ROOT / target).exists(), target
 
 
 # --- troubleshooting.md --------------------------------------------------------------------------

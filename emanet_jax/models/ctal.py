@@ -4,15 +4,15 @@ Source: "Cross-Task Affinity Learning for Multitask Dense Scene Predictions" (ar
 intra-task, inter-task and task-specific diffusion. For n tasks with features of c channels on an
 (h, w) grid of P = h * w pixels, flattened row by row:
 
-  A_k(i, p) = <f_k(i), f_k(p)>                          f: features, each pixel a unit vector
-  G_t(i, p) = b_t(i) + sum_k sum_d w_t(i, k, d) A_k(i, p + d)      d: the 3 x 3 neighbourhood
-  R_t(i) = gamma * sum_p V_t(p) G_t(i, p) + (1 - gamma) F_t(i)     V = conv3x3(F)
+    A_k(i, p) = <f_k(i), f_k(p)>                          f: features, each pixel a unit vector
+    G_t(i, p) = b_t(i) + sum_k sum_d w_t(i, k, d) A_k(i, p + d)      d: the 3 x 3 neighbourhood
+    R_t(i) = gamma * sum_p V_t(p) G_t(i, p) + (1 - gamma) F_t(i)     V = conv3x3(F)
 
 G is a grouped convolution with one filter per pixel i. Nothing between A and R is non-linear, so
 the sum over p may go inside, where it leaves c x c matrices S and no P x P array:
 
-  sum_p V_t(p) G_t(i, p) = b_t(i) sum_p V_t(p) + sum_k sum_d w_t(i, k, d) S_tkd f_k(i)
-  S_tkd = sum_p V_t(p) f_k(p + d)^T
+    sum_p V_t(p) G_t(i, p) = b_t(i) sum_p V_t(p) + sum_k sum_d w_t(i, k, d) S_tkd f_k(i)
+    S_tkd = sum_p V_t(p) f_k(p + d)^T
 """
 
 import functools

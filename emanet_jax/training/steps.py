@@ -1,6 +1,8 @@
 """The training step and the evaluation step: pure functions; what they work with is an argument.
 
-step = jax.jit(functools.partial(train_step, model=..., tasks=..., ...), donate_argnums=0)
+A caller binds it, and compiles the rest:
+
+    step = jax.jit(functools.partial(train_step, model=..., tasks=..., ...), donate_argnums=0)
 """
 
 import functools
@@ -86,9 +88,10 @@ def train_step(
         grads_fn: how gradients are taken, of `balancing.grads_fn_for`.
 
     Returns:
-        The next state, and scalars: loss, loss_TASK and loss_TASK_auxiliary before task weights,
-        weight_TASK, cosine_TASK_TASK where tasks' gradients are taken one by one, grad_norm,
-        param_norm of the updated parameters, and the next state's bad_in_row and skipped.
+        The next state, and scalars, which are loss, loss_TASK and loss_TASK_auxiliary before task
+        weights, weight_TASK, cosine_TASK_TASK where tasks' gradients are taken one by one,
+        grad_norm, param_norm of the updated parameters, and the next state's bad_in_row and
+        skipped.
     """
     losses_fn = functools.partial(
         task_losses, model=model, tasks=tasks, weights=balancing.task_weights
