@@ -237,33 +237,50 @@ def test_documented_flags_exist(block, outside):
 
 
 def test_what_needs_nothing_runs(tmp_path):
-    """README.md and results.md from top to bottom, in a folder of its own, on a tiny network."""
+    """README.md, index.md and results.md from top to bottom, in one folder, on a tiny network.
+
+    Then the Python of these pages and of weights.md.
+    """
     (tmp_path / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photos" / "a.jpg")
+    for photo in ("photo.jpg", "photos/a.jpg", "photos/garden.jpg"):
+        Image.fromarray(pixels).save(tmp_path / photo)
     imageio.mimwrite(tmp_path / "walk.mp4", [pixels[:32, :64]] * 3, fps=5)
     for folder in ("emanet_jax", "configs"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    for block in [*of_page("README.md"), *of_page("results.md")]:
+    pages = [*of_page("README.md"), *of_page("index.md"), *of_page("results.md")]
+    for block in pages:
         if block.language != "bash" or block.needs:
             continue
         for words in commands(block):
             if words == [LOCAL, "pytest"]:  # that is what runs here
                 continue
-            assert words[:3] == [LOCAL, "python", "-m"], words
-            trains = words[3] == "emanet_jax.main" and any("--config=" in w for w in words)
-            python(tmp_path, *words[2:], *(SMALL if trains else ()))
-    expected = ["runs/quickstart/figure.png", "out/a.png", "out/a.npz", "out/walk.mp4"]
+            module, *flags = call_of(words)
+            trains = module == "emanet_jax.main" and any("--config=" in w for w in flags)
+            python(tmp_path, "-m", module, *flags, *(SMALL if trains else ()))
+    expected = ["runs/quickstart/figure.png", "out/a.png", "out/garden.npz", "out/walk.mp4"]
     for path in [*expected, "report/report.html", "exported/metadata.json"]:
         assert (tmp_path / path).stat().st_size > 0
-    (snippet,) = [b for b in of_page("results.md") if b.argument == "load_exported.py"]
-    python(tmp_path, "-c", snippet.text.replace("(2, 64, 96, 3)", "(2, 32, 64, 3)"))
-    (text,) = [b.text for b in of_page("README.md") if b.language == "python"]
-    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
-    for old, new in (("hrnet_w18", "hrnet_tiny"), ("288, 384", "64, 96")):
-        assert old in text
-        text = text.replace(old, new)
-    assert python(tmp_path, "-c", text).startswith("(4, 6, 8, 10) (4, 8, 16, 32) [(1, 16, 24, 4),")
+    code = [b.text for b in [*pages, *of_page("weights.md")] if b.language == "python"]
+    printed = python(tmp_path, "-c", smaller("".join(code)))
+    assert printed.startswith("(4, 6, 8, 10) (4, 8, 16, 32) [(1, 16, 24, 4),"), printed
+    assert (tmp_path / "saved" / "rooms-ema-net" / "model.safetensors").exists()
+
+
+SMALLER = {
+    '"ema_net"': '"hps"',
+    "hrnet_w18": "hrnet_tiny",
+    "resnet50": "resnet_tiny",
+    "288, 384": "64, 96",
+    "(2, 64, 96, 3)": "(2, 32, 64, 3)",  # of the exported run
+}
+
+
+def smaller(code: str) -> str:
+    """The code with networks and images that compile in no time."""
+    for old, new in SMALLER.items():
+        code = code.replace(old, new)
+    return code
 
 
 @pytest.mark.parametrize("block", [b for b in BASH if b.page.name == "clusters.md" and not b.needs])
@@ -271,35 +288,11 @@ def test_dry_runs_of_clusters_run(block):
     subprocess.run(["bash", "-euc", block.text], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_the_start_runs_and_its_run_is_saved(tmp_path):
-    """index.md from top to bottom, and after it the Python of weights.md, on a tiny network."""
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (70, 40)).save(tmp_path / "photos" / "garden.jpg")
-    for folder in ("emanet_jax", "configs"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    for block in of_page("index.md"):
-        for words in commands(block) if block.language == "bash" and not block.needs else ():
-            small = SMALL if words[1] == "train" else ()
-            python(tmp_path, "-m", "emanet_jax", *words[1:], *small)
-    code = [b for page in ("index.md", "weights.md") for b in of_page(page)]
-    code = [b.text for b in code if b.language == "python" and not b.needs]
-    python(tmp_path, "-c", "".join(code))
-    assert (tmp_path / "saved" / "rooms-ema-net" / "model.safetensors").exists()
-    assert (tmp_path / "out" / "garden.png").exists()
-
-
 @pytest.mark.parametrize("page", ["concepts.md", "ctal.md", "networks.md", "nnx.md"])
 def test_python_of_a_page_runs(page):
     """In one process, from top to bottom, with smaller networks."""
-    text = "".join(b.text for b in of_page(page) if b.language == "python")
-    for old, new in {
-        '"ema_net"': '"hps"',
-        "hrnet_w18": "resnet_tiny",
-        "resnet50": "resnet_tiny",
-        "288, 384": "64, 96",
-    }.items():
-        text = text.replace(old, new)
-    python(ROOT, "-c", text)
+    code = "".join(b.text for b in of_page(page) if b.language == "python")
+    python(ROOT, "-c", smaller(code))
 
 
 # --- links ---------------------------------------------------------------------------------------
