@@ -42,9 +42,10 @@ def needs(extra: str = "", otherwise: str = "") -> Iterator[None]:
         extra = extra or EXTRAS.get((error.name or "").partition(".")[0], "")
         if not extra:
             raise
+        end = f"; {otherwise}." if otherwise else "."
         raise UserError(
-            f"this needs {error.name}, which is not installed: pip install 'emanet-jax[{extra}]'"
-            + (f"; {otherwise}." if otherwise else ".")
+            f"this needs {error.name}, which is not installed: "
+            f"pip install 'emanet-jax[{extra}]'{end}"
         ) from error
 
 

@@ -117,7 +117,11 @@ TINY = "model=hps,backbone=segnet_tiny"
     "recipe, metrics",
     [
         (f"workshop.py:{TINY}", ("semseg/miou_percent", "depth/rmse_m")),
-        (f"thermal.py:{TINY}", ("depth/rmse_m", "temperature/rmse_c")),
+        pytest.param(
+            f"thermal.py:{TINY}",
+            ("depth/rmse_m", "temperature/rmse_c"),
+            marks=pytest.mark.slow,
+        ),
         ("light.py:backbone=resnet_tiny", ("semseg/miou_percent", "normals/mean_deg")),
     ],
     ids=["data set", "task", "network"],
@@ -187,7 +191,8 @@ def test_the_changed_task_takes_the_place_of_the_usual_one(outside):
 LOCAL = "./launch/local.sh"
 # What makes a documented training small.
 SMALL = (
-    *("--config.model.name=hps", "--config.model.backbone=segnet_tiny"),
+    *("--config.model.name=hps", "--config.model.backbone=smallest"),
+    f"--config.extension={ROOT / 'tests' / 'tiny.py'}",
     "--config.model.overrides={}",
     "--config.data.image_size=(32, 64)",
     "--config.data.train_examples=8",

@@ -207,10 +207,10 @@ ROWS = {
         truncated("run/results.json"),
     ),
     "a sweep of an unknown network": Row(
-        "launch.sweep", (*SWEEP, "--networks=hps,x"), "--networks=x is unknown.*ema_net"
+        "sweep", (*SWEEP, "--networks=hps,x"), "--networks=x is unknown.*ema_net"
     ),
     "a sweep below a file": Row(
-        "launch.sweep", (*SWEEP, "--workdir=weights.npz/x"), "--workdir=.*weights.npz/x cannot be"
+        "sweep", (*SWEEP, "--workdir=weights.npz/x"), "--workdir=.*weights.npz/x cannot be"
     ),
     # Exports
     "an export over a run": Row(
@@ -253,7 +253,7 @@ def test_an_error_is_one_line_and_leaves_nothing(pristine, tmp_path, name):
     shutil.copytree(pristine, folder)
     row.damage(folder)
     before = listing(folder)
-    module = row.module if row.module.startswith("launch.") else f"emanet_jax.{row.module}"
+    module = f"emanet_jax.{row.module}"
     limits = {resource.RLIMIT_AS: ADDRESS_SPACE}
     if row.largest_file is not None:
         limits[resource.RLIMIT_FSIZE] = row.largest_file
@@ -291,6 +291,9 @@ EXCEPTIONS = {
     "this network has no CTAL": "an object, from Python",
     "{name} was made for": "a parameter's name",
     "the state dict": "keys of the state dict, which may come from Python",
+    "this needs {error.name}": "a library's name",
+    "an image ": "an array, from Python",
+    "{repository} cannot be uploaded": "a repository's name",
     "the export": "no flag makes it right",
 }
 # Names and attributes that hold a file, a folder or a place in one.

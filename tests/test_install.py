@@ -14,7 +14,7 @@ from PIL import Image
 
 import emanet_jax
 from emanet_jax.errors import EXTRAS
-from tests.conftest import ROOT
+from tests.conftest import QUICK_COMPILATION, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SELF = "emanet_jax"
@@ -115,7 +115,10 @@ def run(environment, folder, program: str, *arguments: str) -> subprocess.Comple
     return subprocess.run(
         [environment / program, *arguments],
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "HOME": str(folder)},
+        env={
+            **{"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", "HOME": str(folder)},
+            "XLA_FLAGS": QUICK_COMPILATION,
+        },
         capture_output=True,
         text=True,
     )

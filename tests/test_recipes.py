@@ -45,9 +45,9 @@ RECIPES = {
         "semseg/miou_percent",
     ),
     "pascal_context": (
-        "pascal_context.py:model=ema_net,backbone=swin_v2_tiny",
+        "pascal_context.py:model=ema_net,backbone=smallest",
         write_pascal,
-        ["--config.data.image_size=(64,64)", NARROW],
+        ["--config.data.image_size=(64,64)", NARROW, "--config.extension=tests/tiny.py"],
         "edge/odsf_percent",
     ),
     "pascal_context on Swin V2-T": (

@@ -41,6 +41,7 @@ _EXIF_ERRORS = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError),
     *(ValueError, struct.error),
 )
+_HEADERS = threading.Lock()  # CPython 3.11's parser, which reads a .npy header, bears no threads
 _WARNINGS = threading.Lock()  # held to change their filters, which are the whole process's
 
 # What values may leave their range by, as a step of half precision at 1; they are clipped.
@@ -235,7 +236,8 @@ def open_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     with reading(path, " cannot be read as a NumPy array file"):
         with path.open("rb") as file:
             np.lib.format.read_magic(file)  # np.load would also take archives and pickles
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        with _HEADERS:
+            return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
 
 
 def check_npy_size(path: Path, image_size: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("records")
 
 
-def trained(method, directory, data_dir, name="hps,backbone=segnet_tiny", overrides="{}"):
+def trained(method, directory, data_dir, name="hps", overrides="{}"):
     """Four steps of a small network from the command line, each logged and saved."""
     status, out, err = run(
         f"--config=tests/tiny.py:model={name}",

@@ -121,12 +121,12 @@ def test_a_failed_import_leaves_what_was_there(tmp_path):
 
 
 def test_an_imported_run_is_evaluated_and_can_be_trained(tmp_path, caplog):
-    """On tests/tiny.py, whose programs other tests have compiled."""
-    config = tiny.get_config()
+    config = tiny.get_config("model=hps,backbone=hrnet_tiny")
     with config.unlocked():
+        config.model.overrides = {}
         config.data.data_dir = str(tmp_path / "records")
-    variables = random_variables("ema_net")
-    runs.write_run(config, convert.export_torch(variables, "ema_net"), tmp_path / "run")
+    variables = random_variables("hps")
+    runs.write_run(config, convert.export_torch(variables, "hps"), tmp_path / "run")
     with caplog.at_level("INFO", logger="emanet_jax"):
         loop.evaluate_workdir(tmp_path / "run", "best")
     printed = caplog.text

@@ -356,8 +356,9 @@ def test_a_run_starts_from_the_file(tmp_path, caplog):
     values, state_dict = tiny_backbone()
     path = tmp_path / "backbone.safetensors"
     save_file(state_dict, path)
-    config = tiny.get_config()
+    config = tiny.get_config("model=hps,backbone=hrnet_tiny")
     with config.unlocked():
+        config.model.overrides = {}
         config.data.data_dir = str(tmp_path / "records")
         config.model.pretrained = str(path)
     experiment = make_experiment(config)

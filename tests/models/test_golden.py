@@ -62,6 +62,7 @@ def relative(x, reference):
     return np.linalg.norm(np.asarray(x) - reference) / np.linalg.norm(reference)
 
 
+@functools.lru_cache(maxsize=1)  # tests of a folder follow each other
 def imported(folder, dtype):
     """The network, its variables from the reference's weights, and the images."""
     case, spec = CASES[folder], golden.manifest(folder)
@@ -137,7 +138,8 @@ def check_evaluation(folder, x64, tolerance):
 
 @pytest.mark.parametrize("folder", cases(["evaluated", "trained"]))
 def test_names_shapes_and_counts_are_the_references(folder):
-    _, variables, _ = imported(folder, jnp.float32)
+    with jax.enable_x64(True):
+        _, variables, _ = imported(folder, jnp.float64)
     spec, state_dict = golden.manifest(folder), golden.state_dict(folder)
     unused = {key: x for key, x in state_dict.items() if key.startswith(UNUSED)}
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))

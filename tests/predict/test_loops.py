@@ -28,7 +28,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (24, 36, 3)).astype(np.uint8
 def run(tmp_path_factory):
     """The workdir of a run that has not been trained."""
     directory = epath.Path(tmp_path_factory.mktemp("run"))
-    config = tiny.get_config("model=hps,backbone=segnet_tiny")
+    config = tiny.get_config("model=hps")
     with config.unlocked():
         config.model.overrides = {}
     tasks, model = make_network(config)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """A run on which depth's loss overflows at every step."""
-    config = tiny.get_config("model=hps,backbone=hrnet_tiny")
+    config = tiny.get_config("model=hps")
     with config.unlocked():
         config.data.data_dir = str(tmp_path_factory.mktemp("records"))
         config.model.overrides = {}
@@ -93,15 +93,15 @@ def test_the_first_module_that_is_not_finite_is_named(config, stopped, tmp_path)
     experiment = make_experiment(config)
     kept = bad_steps.load(stopped[0], experiment.abstract_state())
     state, batch = jax.tree.map(np.array, kept)
-    state.params["backbone"]["layer1_0"]["conv_norm2"]["conv"]["kernel"][0, 0, 0, 0] = np.inf
+    state.params["backbone"]["last"]["conv"]["kernel"][0, 0, 0, 0] = np.inf
     batch["labels"]["normals"][1, 2, 3] = np.nan
     bad_steps.save(directory, state, 7, batch)
     report = bad_steps.debug(directory)
     assert report.step == 7 and report.not_finite["batch"] == ["labels/normals"]
     modules = report.not_finite["modules"]
-    assert modules[:2] == ["backbone/layer1_0/conv_norm2/conv", "backbone/layer1_0/conv_norm2/bn"]
-    assert modules[-1] == "the network" and "backbone/stem1" not in modules
-    assert "backbone/layer1_0/conv_norm2/conv and" in str(report)
+    assert modules[:2] == ["backbone/last/conv", "backbone/last/bn"]
+    assert modules[-1] == "the network" and "backbone/stem" not in modules
+    assert "backbone/last/conv and" in str(report)
 
 
 def test_a_run_without_a_bad_step_is_said(config, tmp_path):

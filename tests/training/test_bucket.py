@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def config(tmp_path, epochs=1.0):
-    config = tiny.get_config("model=hps,backbone=segnet_tiny")
+    config = tiny.get_config("model=hps")
     with config.unlocked():
         config.data.data_dir = str(tmp_path / "records")
         config.model.overrides = {}

@@ -16,7 +16,7 @@ from tests import tiny
 
 def cheap(data_dir, **changes):
     """One task on the smallest backbone: 16 images, in batches of 4 an epoch of 4 steps."""
-    config = tiny.get_config("model=hps,backbone=segnet_tiny")
+    config = tiny.get_config("model=hps")
     with config.unlocked():
         config.model.overrides = {}
         config.tasks = ("depth",)

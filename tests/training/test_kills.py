@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_sentence_and_damages_nothing(finished, tmp_path, dat
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
     args = (*arguments(directory, data_dir, epochs=4), "--allow_config_change")
-    status, out, err = run(*args, largest_file=60_000)
+    status, out, err = run(*args, largest_file=12_000)
     assert status == 1, out
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert line.startswith(f"error: --workdir={directory} cannot be written: File too large"), err

@@ -24,7 +24,7 @@ USUAL = [
     for i, (name, backbone) in enumerate(NETWORKS)
     if name == "hps" or name not in dict(NETWORKS[:i])
 ]
-QUICK = [("hps", "hrnet_tiny")]  # test_steps has EMA-Net on two meshes
+QUICK = [("hps", "resnet_tiny")]  # test_steps has EMA-Net on two meshes
 
 
 def training(name, backbone):
