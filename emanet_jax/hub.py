@@ -82,7 +82,6 @@ def push_to_hub(
         raise UserError(f"repository is '{repository}'; it must be owner/name.")
     with needs():
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
     with tempfile.TemporaryDirectory() as place:
         folder = workdir.absolute(source)
         if workdir.is_saved(folder):
@@ -100,7 +99,7 @@ def push_to_hub(
                 allow_patterns=[saved.WEIGHTS, saved.CONFIG, saved.CARD],
                 commit_message=f"Network of emanet_jax {emanet_jax.__version__}",
             )
-        except (HfHubHTTPError, OSError) as error:
+        except Exception as error:  # of whatever library its requests go through
             message = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"{repository} cannot be uploaded: {message}.") from error
     return str(commit.commit_url)

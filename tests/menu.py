@@ -18,6 +18,9 @@ NETWORKS = [
 ]
 
 
+BACKBONES = [name for name in models.BACKBONES if name != "smallest"]  # which tests/tiny.py adds
+
+
 def variants(name):
     """The network's variants that differ, the default first."""
     return ["paper", *models.NETWORKS[name].variants]

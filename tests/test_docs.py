@@ -266,8 +266,8 @@ def test_what_needs_nothing_runs(tmp_path):
     expected = ["runs/quickstart/figure.png", "out/a.png", "out/garden.npz", "out/walk.mp4"]
     for path in [*expected, "report/report.html", "exported/metadata.json"]:
         assert (tmp_path / path).stat().st_size > 0
-    code = [b.text for b in [*pages, *of_page("weights.md")] if b.language == "python"]
-    printed = python(tmp_path, "-c", smaller("".join(code)))
+    code = [b for b in [*pages, *of_page("weights.md")] if b.language == "python" and not b.needs]
+    printed = python(tmp_path, "-c", smaller("".join(b.text for b in code)))
     assert printed.startswith("(4, 6, 8, 10) (4, 8, 16, 32) [(1, 16, 24, 4),"), printed
     assert (tmp_path / "saved" / "rooms-ema-net" / "model.safetensors").exists()
 

@@ -332,6 +332,12 @@ def test_what_hugging_face_refuses_is_one_sentence(run, hub):
         emanet_jax.push_to_hub(run, "rooms")
 
 
+def test_an_upload_without_a_network_is_one_sentence(run, hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"me/rooms cannot be uploaded: .*refused"):
+        emanet_jax.push_to_hub(run, "me/rooms")
+
+
 def test_without_its_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'emanet-jax\[hub\]'"):

@@ -183,7 +183,7 @@ def test_vgg_fills_segnets_encoder():
 
 
 def test_every_backbone_of_the_menu_has_a_published_form():
-    for backbone in models.BACKBONES:
+    for backbone in menu.BACKBONES:
         assert any(backbone.startswith(start) for start in pretrained.PUBLISHED)
 
 

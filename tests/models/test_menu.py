@@ -150,7 +150,7 @@ def test_single_tasks_are_networks_of_their_own():
     assert not any(together.values())
 
 
-@pytest.mark.parametrize("backbone", models.BACKBONES)
+@pytest.mark.parametrize("backbone", menu.BACKBONES)
 def test_backbones_give_maps_finest_first(backbone):
     images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
     init = functools.partial(models.BACKBONES[backbone].make().init_with_output, train=False)
