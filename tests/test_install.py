@@ -161,10 +161,11 @@ def test_train_predict_and_load_without_tensorflow_and_clu(environment, tmp_path
     assert "pip install 'emanet-jax[compare]'" in done.stderr
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
-def test_it_installs_from_git(environment):
+@pytest.mark.parametrize("source", [str(ROOT), f"emanet-jax[train] @ git+{ROOT.as_uri()}"])
+def test_it_installs_from_a_folder_and_from_git(environment, source):
+    if "git+" in source and not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout")
     python = ("--python", str(environment / "python"))
-    source = f"emanet-jax[train] @ git+{ROOT.as_uri()}"
     uv("pip", "install", "--quiet", *python, "--no-deps", "--reinstall-package", SELF, source)
     done = run(environment, environment, "emanet-jax", "--version")
     assert done.stdout.strip() == emanet_jax.__version__, done.stderr
