@@ -1,6 +1,7 @@
 """The networks are the reference's: same weights in, same numbers out, also while training."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from emanet_jax import convert, models, tasks
 from emanet_jax.models.weights.torch_names import torch_name
 from emanet_jax.ops import bilinear
 from emanet_jax.tasks import losses
+from tests.conftest import ROOT
 
 
 class Case(NamedTuple):
@@ -258,3 +260,13 @@ def test_full_size_parameter_counts(name, dataset, size, count, backbone="hrnet_
 )
 def test_full_size_parameter_counts_on_segnet(name, count):
     test_full_size_parameter_counts(name, "nyuv2", (288, 384), count, backbone="segnet")
+
+
+def test_the_readme_states_the_references_numbers_of_parameters():
+    rows = re.findall(
+        r"^\| `(\w+)` \| \w.* \| ([\d,]+) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert len(rows) == 8
+    folders = {case.model: folder for folder, case in reversed(CASES.items())}
+    for name, count in rows:
+        assert int(count.replace(",", "")) == golden.manifest(folders[name])["num_params"], name
