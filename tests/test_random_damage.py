@@ -41,7 +41,7 @@ def pristine(tmp_path_factory):
     header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     content = len(header).to_bytes(8, "little") + header + np.ones(2, np.float32).tobytes()
     (root / "x.safetensors").write_bytes(content)
-    (root / workdir.CONFIG).write_text(workdir.to_json(tiny.get_config()))
+    (root / workdir.CONFIG).write_text(workdir.to_json(tiny.get_config("backbone=hrnet_tiny")))
     rows = [{"step": step, "train/loss": 0.5} for step in range(5)]
     (root / workdir.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     results = {"step": 4, "semseg/miou_percent": 40.5, "depth/rmse_m": None}
