@@ -88,7 +88,7 @@ def assert_equal_runs(directory, expected):
     a, b = last_state(directory), last_state(expected)
     assert a.keys() == b.keys() and any("mu" in name for name in a)
     for name, value in b.items():
-        atol = 5e-2 * max(1e-2, np.abs(value).max())
+        atol = 1e-2 * max(1e-2, np.abs(value).max())
         np.testing.assert_allclose(a[name], value, rtol=0, atol=atol, err_msg=name)
 
 
