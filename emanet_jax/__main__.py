@@ -24,8 +24,6 @@ COMMANDS = {
     "sweep": ("sweep",),
     "debug-nan": ("training.debug_nan",),
 }
-
-
 EVAL = "Evaluates a run."
 
 
@@ -35,11 +33,7 @@ def listing() -> str:
     for name, (module, *flags) in COMMANDS.items():
         place = Path(__file__).parent.joinpath(*module.split("."))
         file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
-        words = (
-            EVAL
-            if flags
-            else (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
-        )
+        words = (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
         call = " ".join([f"python -m emanet_jax.{module}", *flags])
         lines += [f"  {name:11}{EVAL if flags else words}", f"{'':13}{call}"]
     return "\n".join(lines)

@@ -44,7 +44,7 @@ def save_pretrained(
     folder = Path(folder).expanduser().absolute()
     workdir.check_new_directory("folder", folder, "saved network", saved.WEIGHTS, overwrite)
     trained = inference.load_trained(run, checkpoint)
-    training = _training(workdir.absolute(run), trained)
+    training = _training(workdir.absolute(epath.Path(run).expanduser()), trained)
     with workdir.new_directory("folder", folder) as part:
         card = model_card(trained, training, folder.name, licence)
         saved.write(part, trained.config, trained.variables, training, card)
@@ -83,7 +83,7 @@ def push_to_hub(
     with needs():
         import huggingface_hub
     with tempfile.TemporaryDirectory() as place:
-        folder = workdir.absolute(source)
+        folder = workdir.absolute(epath.Path(source).expanduser())
         if workdir.is_saved(folder):
             saved.read(folder)  # whole, or an error
         else:
@@ -99,7 +99,7 @@ def push_to_hub(
                 allow_patterns=[saved.WEIGHTS, saved.CONFIG, saved.CARD],
                 commit_message=f"Network of emanet_jax {emanet_jax.__version__}",
             )
-        except Exception as error:  # of whatever library its requests go through
+        except Exception as error:  # of its HTTP library's own type, which differs by version
             message = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"{repository} cannot be uploaded: {message}.") from error
     return str(commit.commit_url)

@@ -54,7 +54,7 @@ def load(
 
     Args:
         source: a run's workdir, a folder that `save_pretrained` has made, or a repository on
-            Hugging Face by its name, owner/name. A folder of that name goes before.
+            Hugging Face by its name, owner/name, where there is no folder OWNER here.
         checkpoint: of a run: "best" for the best one (the latest, if none has been evaluated), or
             "latest".
         image_size: (h, w) to run it at, where it is another than it was trained at.
@@ -76,8 +76,8 @@ def load_trained(
     Raises:
         UserError: as `load`.
     """
-    folder = workdir.absolute(source)
-    if not folder.exists() and saved.is_repository(str(source)):
+    folder = workdir.absolute(epath.Path(source).expanduser())
+    if not folder.parent.exists() and saved.is_repository(str(source)):
         folder = saved.fetch_repository(str(source))
     trained = (_load_saved if workdir.is_saved(folder) else _load_run)(folder, which)
     trained_at = tuple(trained.config.data.image_size)
@@ -92,10 +92,10 @@ def load_trained(
 
 
 def _load_saved(folder: epath.Path, _: str) -> Trained:
-    config, variables = saved.read(folder)
+    config, arrays = saved.read(folder)
     tasks, model = make_network(config)
     expected = abstract_variables(model, tuple(config.data.image_size))
-    saved.check_arrays(folder, variables, expected)
+    variables = saved.variables_of(folder, arrays, expected)
     return Trained(config, tasks, model, variables, folder)
 
 

@@ -63,8 +63,8 @@ def write(
     (folder / CARD).write_text(card)
 
 
-def read(folder: epath.Path) -> tuple[ConfigDict, dict[str, Any]]:
-    """The config and the variables, NumPy arrays, of a folder that `write` has made.
+def read(folder: epath.Path) -> tuple[ConfigDict, dict[str, np.ndarray]]:
+    """The config and the arrays by their paths, of a folder that `write` has made.
 
     No code of the folder's runs, whoever wrote it: it holds numbers and names.
 
@@ -73,32 +73,34 @@ def read(folder: epath.Path) -> tuple[ConfigDict, dict[str, Any]]:
             somebody's own that has not been run.
     """
     described = _read_description(folder)
+    path = folder / WEIGHTS
     try:
-        content = (folder / WEIGHTS).read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{folder / WEIGHTS} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     if hashlib.sha256(content).hexdigest() != described["sha256"].get(WEIGHTS):
         raise UserError(
-            f"{folder / WEIGHTS} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or save "
-            "it again."
+            f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; fetch or save it again."
         )
     try:
         arrays = load(content)
-    except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS} is no file of weights: {error}.") from error
-    values = {**described["config"], "extension": ""}  # a stranger's file is not run
-    config = parse_config(values, f"{folder / CONFIG}")
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:  # types it has none for
+        raise UserError(f"{path} is no file of weights: {error}.") from error
+    values = described.get("config")
+    if not isinstance(values, dict):
+        raise UserError(f"{folder / CONFIG} holds no config.")
+    # A stranger's file is not run.
+    config = parse_config({**values, "extension": ""}, f"{folder / CONFIG}")
     try:
         check_config(config)
     except UserError as error:
-        if not described["extension"]:
+        if not described.get("extension"):
             raise
         raise UserError(
             f"{folder} needs {described['extension']}, which registers its network, data set or "
             f"tasks: run that file first ({str(error).rstrip('.')})."
         ) from error
-    variables = unflatten_dict({tuple(name.split("/")): x for name, x in arrays.items()})
-    return config, {"params": {}, "batch_stats": {}} | variables
+    return config, arrays
 
 
 def _read_description(folder: epath.Path) -> dict[str, Any]:
@@ -124,13 +126,18 @@ def _digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(strict_json.dumps({**described, "sha256": digests}).encode()).hexdigest()
 
 
-def check_arrays(
-    folder: epath.PathLike, variables: Mapping[str, Any], shapes: Mapping[str, Any]
-) -> None:
-    """Raises UserError unless the variables are those of a network, by name and shape."""
+def variables_of(
+    folder: epath.Path, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arrays as the variables of a network, of which `shapes` are the abstract ones.
+
+    Raises:
+        UserError: they are not that network's, by name, shape and type.
+    """
+    like = {"/".join(path): x for path, x in flatten_dict(dict(shapes)).items()}
     found, expected = (
-        {"/".join(path): tuple(x.shape) for path, x in flatten_dict(dict(tree)).items()}
-        for tree in (variables, shapes)
+        {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in tree.items()}
+        for tree in (arrays, like)
     )
     differing = sorted(
         name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
@@ -139,6 +146,8 @@ def check_arrays(
         raise UserError(
             f"{folder} holds other arrays than its config's network: {listed(differing)}."
         )
+    variables = unflatten_dict({tuple(name.split("/")): x for name, x in arrays.items()})
+    return {"params": {}, "batch_stats": {}} | variables
 
 
 def is_repository(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Trained networks by one call: from runs, folders and Hugging Face, on pictures of any size."""
 
 import contextlib
+import hashlib
 import http.server
 import json
 import subprocess
@@ -12,6 +13,7 @@ import huggingface_hub
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from huggingface_hub import constants
 from PIL import Image
 
@@ -194,8 +196,23 @@ def test_arrays_of_another_network_are_one_sentence(folder, tmp_path):
         emanet_jax.load(place)
 
 
+def test_strange_content_with_right_digests_is_one_sentence(folder, tmp_path):
+    weights = {"params": np.zeros(2, np.float32), "params/a": np.zeros(2, np.float32)}
+    place = rewritten(folder, tmp_path / "names")
+    content = safetensors.numpy.save(weights)
+    (place / saved.WEIGHTS).write_bytes(content)
+    digests = {saved.WEIGHTS: hashlib.sha256(content).hexdigest()}
+    place = rewritten(place, tmp_path / "digests", sha256=digests)
+    with pytest.raises(UserError, match="holds other arrays than its config's network: "):
+        emanet_jax.load(place)
+    for config in (None, [1], "hps"):
+        place = rewritten(folder, tmp_path / str(config), config=config)
+        with pytest.raises(UserError, match=r"config\.json holds no config"):
+            emanet_jax.load(place)
+
+
 def test_nothing_is_replaced_unasked(run, folder, tmp_path):
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match=r"^folder=.* is there already; overwrite=True replaces it"):
         emanet_jax.save_pretrained(run, folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
@@ -220,9 +237,13 @@ print(emanet_jax.load({str(folder)!r})({str(tmp_path / "photo.png")!r})["depth"]
     assert done.stdout == "(40, 50, 1)\n", done.stderr
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a/b/c"])
-def test_a_source_that_is_nothing(name):
-    with pytest.raises(UserError, match=name):
+@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "runs/gone"])
+def test_a_source_that_is_nothing(name, tmp_path, monkeypatch):
+    """A folder's neighbour is meant to be a folder: nobody is asked for it."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    with pytest.raises(UserError, match=f"{name} holds no run"):
         emanet_jax.load(name)
 
 

@@ -48,11 +48,11 @@ def write_run(
     Raises:
       UserError: something is there already, or the state dict does not fit.
     """
-    workdir.check_new_directory("to", directory, "run", workdir.CONFIG, overwrite)
+    workdir.check_new_directory("--to", directory, "run", workdir.CONFIG, overwrite)
     tasks, model = make_network(config)
     variables = _import(config, state_dict, model, trained_at)
     state = first_state(config, tasks, variables)
-    with workdir.new_directory("to", directory) as folder:
+    with workdir.new_directory("--to", directory) as folder:
         workdir.write(epath.Path(folder) / workdir.CONFIG, to_json(config))
         policy = checkpoint_policy(config, tasks)
         with Checkpoints(folder / workdir.CHECKPOINTS, policy) as checkpoints:

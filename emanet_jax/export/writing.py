@@ -75,7 +75,7 @@ def write(
     """
     check_output(output, overwrite)
     chosen = FORMATS[format_name]
-    with workdir.new_directory("output", output) as folder:
+    with workdir.new_directory("--output", output) as folder:
         chosen.write(network, folder)
         _LOG.info("Written; loading it back and comparing it with the network.")
         shape = (network.batch or _DYNAMIC_TRIAL, *network.image_size, 3)
@@ -95,7 +95,7 @@ def write(
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raises UserError if `write` may not write this folder."""
-    workdir.check_new_directory("output", output, "export", METADATA, overwrite)
+    workdir.check_new_directory("--output", output, "export", METADATA, overwrite)
 
 
 def compare(actual: Maps, expected: Maps, precision: str) -> dict[str, float]:

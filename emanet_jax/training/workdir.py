@@ -217,32 +217,33 @@ def load_config(workdir: epath.Path) -> ml_collections.ConfigDict:
 
 
 def check_new_directory(
-    flag: str, directory: Path, kind: str, marker: str, overwrite: bool
+    name: str, directory: Path, kind: str, marker: str, overwrite: bool
 ) -> None:
     """Checks that `new_directory` may make this directory.
 
     Args:
-        flag: the flag that named it, without dashes.
+        name: the flag or the argument that named it, as "--to" or "folder".
         directory: the directory.
-        kind: "run" or "export", the only one that --overwrite replaces.
+        kind: the only one that is overwritten: "run", "export" or "saved network".
         marker: the file by which such a directory is known.
-        overwrite: whether --overwrite is given.
+        overwrite: whether it may be.
 
     Raises:
         UserError: something is there that is not to be replaced.
     """
     if not os.path.lexists(directory):  # a link to nowhere is there, too
         return
+    overwriting = "--overwrite" if name.startswith("--") else "overwrite=True"
     if not overwrite:
-        raise UserError(f"--{flag}={directory} is there already; --overwrite replaces it.")
+        raise UserError(f"{name}={directory} is there already; {overwriting} replaces it.")
     if not (directory / marker).is_file():
         raise UserError(
-            f"--{flag}={directory} is no {kind}, and only a {kind} is replaced by --overwrite."
+            f"{name}={directory} is no {kind}, and only a {kind} is replaced by {overwriting}."
         )
 
 
 @contextlib.contextmanager
-def new_directory(flag: str, directory: Path) -> Iterator[Path]:
+def new_directory(name: str, directory: Path) -> Iterator[Path]:
     """Makes a directory whole or not at all: gives an empty one for the block to fill.
 
     At the block's end it takes the place of what is at `directory`; if the block fails, it is
@@ -267,6 +268,6 @@ def new_directory(flag: str, directory: Path) -> Iterator[Path]:
         reason = disk_error(error, str(directory.parent))
         if not reason:
             raise
-        raise UserError(f"--{flag}={directory} cannot be written: {reason}.") from error
+        raise UserError(f"{name}={directory} cannot be written: {reason}.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
