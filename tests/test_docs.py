@@ -117,11 +117,7 @@ TINY = "model=hps,backbone=segnet_tiny"
     "recipe, metrics",
     [
         (f"workshop.py:{TINY}", ("semseg/miou_percent", "depth/rmse_m")),
-        pytest.param(
-            f"thermal.py:{TINY}",
-            ("depth/rmse_m", "temperature/rmse_c"),
-            marks=pytest.mark.slow,
-        ),
+        (f"thermal.py:{TINY}", ("depth/rmse_m", "temperature/rmse_c")),
         ("light.py:backbone=resnet_tiny", ("semseg/miou_percent", "normals/mean_deg")),
     ],
     ids=["data set", "task", "network"],

@@ -208,7 +208,7 @@ def whole_batch_step(method):
     return start, *whole(start, uneven_batch(8))
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("accumulate", [2, 4])
 @pytest.mark.parametrize("method", METHODS)
 def test_micro_batches_add_up_to_the_batch(method, accumulate):
     with jax.enable_x64(True):
