@@ -1,8 +1,10 @@
 """Trained networks without their data: loaded by `load`, called on pictures of any size."""
 
+import contextlib
 import functools
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -111,13 +113,28 @@ def _load_run(directory: epath.Path, which: str) -> Trained:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
         jax.eval_shape(functools.partial(first_state, config, tasks), variables),
     )
-    policy = checkpoint_policy(config, tasks)
-    with Checkpoints(directory / workdir.CHECKPOINTS, policy, read_only=True) as checkpoints:
+    policy, folder = checkpoint_policy(config, tasks), directory / workdir.CHECKPOINTS
+    with _without_notices(), Checkpoints(folder, policy, read_only=True) as checkpoints:
         step = checkpoints.choose(which)
         state = checkpoints.restore(step, like)
         place = checkpoints.path(step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return Trained(config, tasks, model, variables, place)
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """Leaves out Orbax's warnings, that what is opened for reading alone is not written to."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or "orbax" not in record.pathname
+
+    log = logging.getLogger("absl")
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 def predictor(trained: Trained) -> Callable[[np.ndarray], dict[str, jax.Array]]:

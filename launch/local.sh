@@ -28,7 +28,7 @@ if ! cat "${sources[@]}" | cmp --silent - .venv/installed.txt || [ "$extra" != "
   "$python" -m venv .venv >&2
   # uv resolves and installs in parallel: seconds where pip alone takes minutes.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
-  .venv/bin/python -m uv pip install --python .venv/bin/python -r requirements.txt -c constraints.txt ${extra:+"$extra"} >&2
+  .venv/bin/python -m uv pip install --quiet --python .venv/bin/python -r requirements.txt -c constraints.txt ${extra:+"$extra"} >&2
   [ "$extra" = "$remembered" ] || printf '%s\n' "$extra" > .venv/extra.txt
   cat "${sources[@]}" > .venv/installed.txt # last: an interrupted installation starts again
 fi

@@ -62,6 +62,11 @@ def test_a_saved_folder_is_its_run(run, folder, model, images):
     ]
 
 
+def test_loading_a_run_says_nothing(run, caplog):
+    emanet_jax.load(run)
+    assert not caplog.records
+
+
 def test_maps_are_in_units_and_of_the_pictures_sizes(model, images, tmp_path):
     tasks = {task.name: task for task in model.tasks}
     assert repr(model).startswith("<hps on segnet_tiny at 32x64: semseg, depth, normals; ")
